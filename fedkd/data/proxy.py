@@ -1,0 +1,54 @@
+"""The proxy set as a client sees it, and the configuration of how it comes about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedkd.checks import check_choice, check_range
+from fedkd.data.base import Samples
+from fedkd.types import Array, Ids, Mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyConfig:
+    """How the proxy set comes about."""
+
+    name: str = "contributed"  # contributed: from the clients' own data; none: the method needs no proxy
+    fraction: float = 0.1  # alpha: the share of its private samples that a client contributes; 0..1
+    keep_private: bool = False  # true: contributed samples also stay in the private training set
+    per_round: int = 0  # proxy samples asked for in each round; 0 asks for all
+    diagnostics: bool = True  # contribute labels too, for the coordinator's purity and teacher accuracy alone
+
+    def __post_init__(self) -> None:
+        check_choice("name", self.name, ("contributed", "none"))
+        check_range("fraction", self.fraction, above=0.0, below=1.0)
+        check_range("per_round", self.per_round, low=0)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Proxy:
+    """The shared set in its fixed order, with what this one client knows about it.
+
+    Attributes:
+        samples: inputs x (p, ...); y is None except for the oracle filter.
+        version: digest of the inputs; both sides refuse to mix versions.
+        own_ids: samples that this client contributed, ascending. Known to this client alone.
+        accepted: (p,) mask of the samples that the client's filter accepts.
+        asked: sample ids that the server asks for in this round, ascending.
+        rows_per_sample: rows that one sample makes (1 for an image, H*W for a segmentation map, T for a sequence).
+    """
+
+    samples: Samples
+    version: str
+    own_ids: Ids
+    accepted: Mask
+    asked: Ids
+    rows_per_sample: int = 1
+
+    @property
+    def x(self) -> Array:
+        """Inputs (p, ...)."""
+        return self.samples.x
+
+    def __len__(self) -> int:
+        return len(self.samples)

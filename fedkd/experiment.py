@@ -1,0 +1,316 @@
+"""One frozen description of an experiment, and the way from flat keys to it.
+
+Keys are flat: `seed`, or `<group>.<key>`. Where a group is a choice, `<group>.name` picks an entry of a table (or
+`package.module:Class`) and the other keys are those of that entry's own Config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedkd.checks import check_choice, check_range
+from fedkd.data import PARTITIONS
+from fedkd.data.config import DataConfig
+from fedkd.data.proxy import ProxyConfig
+from fedkd.errors import ConfigError
+from fedkd.exchange import CODECS, SCHEMES
+from fedkd.filters import FILTERS
+from fedkd.lookup import nearest, resolve
+from fedkd.methods import METHODS
+from fedkd.methods.schedule import ScheduleConfig
+from fedkd.models.config import ModelConfig
+from fedkd.settings import build_config, coerce, defaults_of
+from fedkd.tasks import TASKS
+from fedkd.types import Flat, Scalar
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreConfig:
+    """Keys without a group."""
+
+    preset: str = "edgefd"  # the named combination that the other keys started from
+    seed: int = 0  # every random stream derives from it
+    rounds: int = 30
+    num_clients: int = 10
+    clients_per_node: int = 0  # Flower nodes get this many clients each; 0 deals them evenly over the nodes there are
+    device: str = "auto"  # where clients train: auto, cpu, cuda
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, low=0)
+        check_range("rounds", self.rounds, low=1)
+        check_range("num_clients", self.num_clients, low=1)
+        check_range("clients_per_node", self.clients_per_node, low=0)
+        check_choice("device", self.device, ("auto", "cpu", "cuda"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """Keys of the group `filter` that hold for every filter."""
+
+    own_sample_stage: bool = True  # stage 1 of EdgeFD: what a client contributed itself is accepted unseen
+    holdout: float = 0.2  # share of the private data kept from `fit` to calibrate the threshold on; 0..1
+
+    def __post_init__(self) -> None:
+        check_range("holdout", self.holdout, above=0.0, below=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How the simulation runs; never changes a result."""
+
+    workers: int = 1  # processes that train clients side by side
+    round_timeout_s: float = 3600.0  # replies later than this count as failures
+    min_good_replies: int = 1  # fewer good replies than this end the run with QuorumError
+
+    def __post_init__(self) -> None:
+        check_range("workers", self.workers, low=1)
+        check_range("round_timeout_s", self.round_timeout_s, above=0.0)
+        check_range("min_good_replies", self.min_good_replies, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the run becomes durable."""
+
+    every: int = 5  # rounds between checkpoints; the last round always makes one
+
+    def __post_init__(self) -> None:
+        check_range("every", self.every, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """When clients are evaluated."""
+
+    every: int = 1  # rounds between evaluations; the closing message always evaluates
+
+    def __post_init__(self) -> None:
+        check_range("every", self.every, low=1)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An entry of a table with its options; the class is imported when it is first asked for."""
+
+    group: str
+    name: str
+    options: Flat
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @functools.cached_property
+    def cls(self) -> Any:
+        """The chosen class."""
+        try:
+            return resolve(CHOICES[self.group], self.name, what=self.group)
+        except ConfigError as error:
+            key = f"{self.group}.name"
+            origin = f" (from {self.origins[key]})" if key in self.origins else ""
+            raise ConfigError(f"{key}{origin} {error}", key=key) from error
+
+    @functools.cached_property
+    def config(self) -> Any:
+        """The entry's frozen Config, checked."""
+        return build_config(self.cls.Config, self.options, group=self.group, origins=self.origins)
+
+    def create(self, **extra: Any) -> Any:
+        """A new instance of the chosen class."""
+        return self.cls(self.config, **extra)
+
+
+CHOICES: Mapping[str, Mapping[str, str]] = {
+    "partition": PARTITIONS,
+    "method": METHODS,
+    "filter": FILTERS,
+    "scheme": SCHEMES,
+    "codec": CODECS,  # client to server
+    "downlink": CODECS,  # server to client
+}
+COMMON: Mapping[str, type] = {"filter": SelectionConfig}  # keys of a choice group that every entry of it shares
+PLAIN: Mapping[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "proxy": ProxyConfig,
+    "schedule": ScheduleConfig,
+    "engine": EngineConfig,
+    "checkpoint": CheckpointConfig,
+    "evaluate": EvaluateConfig,
+}
+DEFAULT_CHOICES: Mapping[str, str] = {
+    "partition": "strong",
+    "method": "soft_targets",
+    "filter": "kmeans",
+    "scheme": "mean",
+    "codec": "float32",
+    "downlink": "float32",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides what a run computes. Build it with `Experiment.build`."""
+
+    core: CoreConfig
+    task: str
+    selection: SelectionConfig
+    data: DataConfig
+    model: ModelConfig
+    proxy: ProxyConfig
+    schedule: ScheduleConfig
+    engine: EngineConfig
+    checkpoint: CheckpointConfig
+    evaluate: EvaluateConfig
+    partition: Choice
+    method: Choice
+    filter: Choice
+    scheme: Choice
+    codec: Choice
+    downlink: Choice
+
+    @classmethod
+    def build(cls, values: Flat, origins: Mapping[str, str] | None = None) -> Experiment:
+        """An experiment from flat keys; what is not given has its default.
+
+        Choices are resolved when they are first used, so that a device that only says hello imports no torch;
+        `check()` resolves them all.
+
+        Raises:
+            ConfigError: an unknown key (with the nearest right name), a wrong type or a value out of range.
+        """
+        origins = origins or {}
+        values = {key.replace("-", "_"): value for key, value in values.items()}
+        split: dict[str, dict[str, Scalar]] = {group: {} for group in ("", *PLAIN, *CHOICES)}
+        for flat, value in values.items():
+            group, _, key = flat.rpartition(".")
+            if group not in split:
+                known = [*split, "task"]
+                raise ConfigError(f"unknown key {flat!r}{nearest(group, known)} Groups: {', '.join(sorted(filter(None, known)))}")
+            split[group][key] = value
+        top = split.pop("")
+        task = coerce(top.pop("task", "classification"), str, "task", origins)
+        _check_core_keys(top, origins)
+        chosen: dict[str, Any] = {}
+        selection: dict[str, Scalar] = {}
+        for group in CHOICES:
+            options = split[group]
+            shared = {f.name for f in dataclasses.fields(COMMON[group])} if group in COMMON else set()
+            if shared:
+                selection = {key: options.pop(key) for key in tuple(options) if key in shared}
+            name = coerce(options.pop("name", DEFAULT_CHOICES[group]), str, f"{group}.name", origins)
+            chosen[group] = Choice(group, str(name), options, origins)
+        plain = {group: build_config(kind, split[group], group=group, origins=origins) for group, kind in PLAIN.items()}
+        return cls(
+            core=_build_core(top, origins),
+            task=str(task),
+            selection=build_config(SelectionConfig, selection, group="filter", origins=origins),
+            **plain,
+            **chosen,
+        )
+
+    def check(self) -> Experiment:
+        """Resolve every choice and look for combinations that cannot work; returns self.
+
+        Raises:
+            ConfigError: the first thing that is wrong.
+        """
+        for group in CHOICES:
+            _ = getattr(self, group).config
+        resolve(TASKS, self.task, what="task")
+        from fedkd.combinations import check_combination
+
+        check_combination(self)
+        return self
+
+    def flat(self) -> dict[str, Scalar]:
+        """Every key with its value, choices with all their options: what goes into config.toml and over the wire."""
+        flat: dict[str, Scalar] = {**dataclasses.asdict(self.core), "task": self.task}
+        for group in PLAIN:
+            flat |= {f"{group}.{key}": value for key, value in dataclasses.asdict(getattr(self, group)).items()}
+        for group in CHOICES:
+            choice: Choice = getattr(self, group)
+            flat[f"{group}.name"] = choice.name
+            flat |= {f"{group}.{key}": value for key, value in dataclasses.asdict(choice.config).items()}
+        return flat | {f"filter.{key}": value for key, value in dataclasses.asdict(self.selection).items()}
+
+    def to_toml(self) -> str:
+        """The experiment as TOML, one table per group; `load_flat` reads it back."""
+        import tomli_w
+
+        nested: dict[str, Any] = {}
+        for flat, value in self.flat().items():
+            group, _, key = flat.rpartition(".")
+            (nested.setdefault(group, {}) if group else nested)[key] = value
+        return tomli_w.dumps(nested)
+
+
+def load_flat(text: str, *, origin: str) -> dict[str, Scalar]:
+    """Flat keys from TOML text; ConfigError where it is no TOML or holds something other than single values."""
+    try:
+        return flatten(tomllib.loads(text), origin=origin)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{origin} is no valid TOML: {error}; texts need quotes, and a key stands once") from error
+
+
+def load_file(path: Path) -> dict[str, Scalar]:
+    """Flat keys from a TOML file; ConfigError where it cannot be read."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"experiment file {path} cannot be read: {error.strerror}; check the path") from error
+    return load_flat(text, origin=f"file {path}")
+
+
+def flatten(tree: Mapping[str, Any], *, origin: str, prefix: str = "") -> dict[str, Scalar]:
+    """Nested tables as flat dotted keys, dashes as underscores."""
+    flat: dict[str, Scalar] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key.replace('-', '_')}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, origin=origin, prefix=f"{name}.")
+        elif isinstance(value, bool | int | float | str):
+            flat[name] = value
+        else:
+            raise ConfigError(f"{name} (from {origin}) is {value!r}, expected one number, text, true or false", key=name)
+    return flat
+
+
+def merge(layers: Mapping[str, Flat]) -> tuple[dict[str, Scalar], dict[str, str]]:
+    """Values and their origins from named layers, the later ones winning.
+
+    Options of a choice are dropped when a later layer picks another entry by `<group>.name`: they belong to the
+    earlier entry.
+    """
+    values: dict[str, Scalar] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in layers.items():
+        for group in CHOICES:
+            name = layer.get(f"{group}.name")
+            if name is not None and name != values.get(f"{group}.name", name):
+                shared = {f"{group}.{f.name}" for f in dataclasses.fields(COMMON[group])} if group in COMMON else set()
+                for key in [k for k in values if k.startswith(f"{group}.") and k not in shared]:
+                    del values[key], origins[key]
+        for key, value in layer.items():
+            values[key], origins[key] = value, origin
+    return values, origins
+
+
+def _check_core_keys(top: Mapping[str, Scalar], origins: Mapping[str, str]) -> None:
+    names = [*defaults_of(CoreConfig), "task"]
+    for key in top:
+        if key not in names:
+            every = [*names, *(f"{g}.{k}" for g, kind in PLAIN.items() for k in defaults_of(kind)), *(f"{g}.name" for g in CHOICES)]
+            origin = f" (from {origins[key]})" if key in origins else ""
+            raise ConfigError(f"unknown key {key!r}{origin}{nearest(key, every)} Keys without a group: {', '.join(names)}", key=key)
+
+
+def _build_core(top: Mapping[str, Scalar], origins: Mapping[str, str]) -> CoreConfig:
+    try:
+        core: CoreConfig = build_config(CoreConfig, top, group="", origins=origins)
+    except ConfigError as error:
+        raise ConfigError(str(error).removeprefix("."), key=error.key) from error
+    return core

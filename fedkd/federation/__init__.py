@@ -1,0 +1,1 @@
+"""Messages, coordinator, clients, fleets and stored state."""

@@ -1,0 +1,11 @@
+"""Local trainers, one file or folder each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+METHODS: Mapping[str, str] = {
+    "soft_targets": "fedkd.methods.soft_targets:SoftTargets",
+    "fd": "fedkd.methods.fd:FederatedDistillation",
+    "ema_views": "fedkd.methods.ema_views:EmaViews",
+}

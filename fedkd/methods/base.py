@@ -1,0 +1,87 @@
+"""The contract of a local trainer: what happens on a client in a round."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+from fedkd.data.base import ClientData, Samples
+from fedkd.data.proxy import Proxy
+from fedkd.methods.schedule import ScheduleConfig
+from fedkd.rows import Knowledge, Rows, Share
+from fedkd.tasks.base import Task
+from fedkd.types import Ids, Metrics
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fedkd.models.pool import ModelPool
+
+State: TypeAlias = dict[str, Any]  # a tree of tensors, numbers, strings and lists: all that survives a round
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceProfile:
+    """What the machine that a client lives on can bear."""
+
+    name: str = "simulated"
+    predict_batch: int = 1024  # samples in one forward pass without gradients
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Context:
+    """Everything that a trainer may use in one round.
+
+    Attributes:
+        progress: round_id / rounds, 0..1; for schedules.
+        closing: true in the message after the last round: digest the knowledge, do not train on private data.
+        proxy: None where the experiment has no proxy set.
+        models: owns the live modules; a module's weights are those of the state that was loaded into it last.
+        rng: `rng(name)` is a generator of this client, this round and this name.
+        torch_rng: `with torch_rng(name):` makes torch's global draws (dropout, initial weights) those of that name.
+    """
+
+    client_id: int
+    round_id: int
+    progress: float
+    closing: bool
+    data: ClientData
+    proxy: Proxy | None
+    task: Task
+    models: ModelPool
+    schedule: ScheduleConfig
+    rng: Callable[[str], np.random.Generator]
+    torch_rng: Callable[[str], AbstractContextManager[None]]
+    device: str
+    profile: DeviceProfile
+
+
+class LocalTrainer(ABC):
+    """Trains a client's own model and says what it thinks. Construct with `cls(config)`; keeps no state of its own."""
+
+    Config: ClassVar[type]
+    tasks: ClassVar[frozenset[str]]  # names of the tasks that it can train
+    needs: ClassVar[frozenset[str]] = frozenset({"train"})  # roles that the client's data must have
+    space: ClassVar[str] = "proxy"  # space of the rows that it shares
+    kinds: ClassVar[frozenset[str]]  # kinds of the rows that it can share
+    metric: ClassVar[str | None] = None  # None: the task's own metric
+    needs_full_proxy: ClassVar[bool] = False  # true: `predict` sees every asked row, not only the accepted ones
+
+    @abstractmethod
+    def init(self, ctx: Context) -> State:
+        """The state before the first round."""
+
+    @abstractmethod
+    def fit(self, ctx: Context, state: State, knowledge: Knowledge) -> tuple[State, Metrics]:
+        """One round of training. `knowledge` is what this client sees of the last aggregation; empty in round 0."""
+
+    @abstractmethod
+    def predict(self, ctx: Context, state: State, samples: Samples, ids: Ids) -> tuple[Rows, ...]:
+        """Rows at the row `ids` of `samples`, the main variant first. Also used for evaluation."""
+
+    @abstractmethod
+    def share(self, ctx: Context, state: State, rows: tuple[Rows, ...]) -> Share:
+        """The method's own selection from `rows`: which rows go, with which weights."""

@@ -1,0 +1,44 @@
+"""How much a client trains in a round, and with which optimiser: shared by all trainers, `schedule.*` on the wire."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fedkd.checks import check_choice, check_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Steps win over epochs where both are given."""
+
+    private_epochs: int = 1  # E: passes over the private data per round
+    private_steps: int = 0  # > 0: that many private mini-batches per round instead
+    private_batch: int = 32
+    distil_epochs: int = 2  # E_kd: passes over the rows of the knowledge per round
+    distil_steps: int = 0  # > 0: that many proxy mini-batches per round instead
+    distil_batch: int = 64
+    optimizer: str = "sgd"  # sgd or adam
+    lr: float = 0.05
+    momentum: float = 0.9  # sgd only
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("private_epochs", "private_steps", "distil_epochs", "distil_steps"):
+            check_range(name, getattr(self, name), low=0)
+        for name in ("private_batch", "distil_batch"):
+            check_range(name, getattr(self, name), low=1)
+        check_choice("optimizer", self.optimizer, ("sgd", "adam"))
+        check_range("lr", self.lr, above=0.0)
+        check_range("momentum", self.momentum, low=0.0, below=1.0)
+        check_range("weight_decay", self.weight_decay, low=0.0)
+
+    def num_private_steps(self, num_samples: int) -> int:
+        """Private mini-batches in one round for `num_samples` private samples."""
+        return self.private_steps or self.private_epochs * math.ceil(num_samples / self.private_batch)
+
+    def num_distil_steps(self, num_rows: int) -> int:
+        """Distillation mini-batches in one round for `num_rows` rows of knowledge; 0 where there are none."""
+        if not num_rows:
+            return 0
+        return self.distil_steps or self.distil_epochs * math.ceil(num_rows / self.distil_batch)

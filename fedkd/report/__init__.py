@@ -1,0 +1,1 @@
+"""Events, summaries, plots and the HTML report."""
