@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from fedkd.data.base import Samples
 from fedkd.rows import Knowledge, Share
-from fedkd.types import Metrics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,5 +48,3 @@ class ServerScheme(ABC):
     def step(self, ctx: ServerContext, state: ServerState, shares: Sequence[Share]) -> tuple[ServerState, Knowledge]:
         """The next state, and what the clients learn from. `shares` come ordered by client id; some may be empty."""
 
-
-__all__ = ["Metrics", "ServerContext", "ServerScheme", "ServerState"]

@@ -66,7 +66,7 @@ class LocalTrainer(ABC):
     tasks: ClassVar[frozenset[str]]  # names of the tasks that it can train
     needs: ClassVar[frozenset[str]] = frozenset({"train"})  # roles that the client's data must have
     space: ClassVar[str] = "proxy"  # space of the rows that it shares
-    kinds: ClassVar[frozenset[str]]  # kinds of the rows that it can share
+    kinds: frozenset[str]  # kinds of the rows that it shares as configured
     metric: ClassVar[str | None] = None  # None: the task's own metric
     needs_full_proxy: ClassVar[bool] = False  # true: `predict` sees every asked row, not only the accepted ones
 

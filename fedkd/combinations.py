@@ -1,0 +1,54 @@
+"""Which choices go together: checked before anything runs, so that a sweep is refused in its first second."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedkd.experiment import Experiment
+
+
+def check_combination(experiment: Experiment) -> None:
+    """Raise ConfigError for the first pair of choices that cannot work together."""
+    trainer, scheme = experiment.method.create(), experiment.scheme.create()
+    uplink, downlink = experiment.codec.create(), experiment.downlink.create()
+    if experiment.task not in trainer.tasks:
+        raise ConfigError(
+            f"method {experiment.method.name!r} does not train task {experiment.task!r}, only "
+            f"{', '.join(sorted(trainer.tasks))}; choose another method",
+            key="method.name",
+        )
+    if experiment.filter.cls.needs_proxy_labels and not experiment.proxy.diagnostics:
+        raise ConfigError(
+            f"filter {experiment.filter.name!r} needs labels of the proxy set; set proxy.diagnostics = true "
+            "(it is an upper bound, not a method)",
+            key="filter.name",
+        )
+    if not scheme.spaces:
+        return  # nothing is exchanged
+    if trainer.space not in scheme.spaces or not trainer.kinds <= scheme.kinds:
+        raise ConfigError(
+            f"scheme {experiment.scheme.name!r} combines {_words(scheme.kinds)} in space {_words(scheme.spaces)}, but "
+            f"method {experiment.method.name!r} shares {_words(trainer.kinds)} in space {trainer.space}; choose "
+            "another scheme or the method's payload",
+            key="scheme.name",
+        )
+    for group, codec in (("codec", uplink), ("downlink", downlink)):
+        if not trainer.kinds <= codec.kinds:
+            raise ConfigError(
+                f"{group} {getattr(experiment, group).name!r} carries {_words(codec.kinds)}, but method "
+                f"{experiment.method.name!r} shares {_words(trainer.kinds)}; choose another codec",
+                key=f"{group}.name",
+            )
+    if trainer.space == "proxy" and experiment.proxy.name == "none":
+        raise ConfigError(
+            f"method {experiment.method.name!r} shares rows of a proxy set, but proxy.name is 'none'; "
+            "set proxy.name = 'contributed', or scheme.name = 'none' to exchange nothing",
+            key="proxy.name",
+        )
+
+
+def _words(names: frozenset[str]) -> str:
+    return " or ".join(sorted(names))

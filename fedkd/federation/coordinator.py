@@ -1,0 +1,212 @@
+"""The coordinator: the round loop, from hello to the closing message."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from fedkd import metric_names as m
+from fedkd.exchange.scheme import ServerContext, ServerScheme
+from fedkd.experiment import Experiment
+from fedkd.federation.answers import Answers, expected_shares
+from fedkd.federation.border import Expected
+from fedkd.federation.checkpoint import Checkpoints, Progress
+from fedkd.federation.diagnostics import acceptance, teaching
+from fedkd.federation.emitter import SETUP_ROUND, Emitter
+from fedkd.federation.fleet import Fleet
+from fedkd.federation.host import own_peak_rss
+from fedkd.federation.messages import Job, Request, RoundRequest
+from fedkd.federation.preflight import Plan, server_model_builder
+from fedkd.federation.round_numbers import round_numbers
+from fedkd.federation.setting import Setting, SetUp, clients_of
+from fedkd.federation.workspace import Node, Workspace
+from fedkd.filters.selection import SCORE_BINS
+from fedkd.rows import Knowledge
+from fedkd.streams import stream
+from fedkd.types import Ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPaths:
+    """Absolute paths of one run."""
+
+    state_root: Path
+    partition: Path
+    checkpoints: Path
+
+
+@final
+class Coordinator:
+    """Runs one experiment over a fleet; every number goes to the emitter, every round into a checkpoint in time."""
+
+    def __init__(
+        self, experiment: Experiment, fleet: Fleet, *, plan: Plan, paths: RunPaths, emitter: Emitter
+    ) -> None:
+        self._experiment = experiment
+        self._fleet = fleet
+        self._plan = plan
+        self._emitter = emitter
+        self._checkpoints = Checkpoints(paths.checkpoints)
+        self._job = Job(
+            experiment=experiment.flat(), state_root=str(paths.state_root), partition=str(paths.partition)
+        )
+        self._here = Workspace(self._job, Node())
+        self._here.dataset = plan.dataset  # loaded already
+        self._scheme: ServerScheme = experiment.scheme.create()
+        self._exchanges = bool(self._scheme.spaces)
+
+    def run(self) -> None:
+        """From where the checkpoints say, or from the start, to the closing message.
+
+        Raises:
+            QuorumError: a round had fewer good replies than `engine.min_good_replies`.
+            RunError: the set-up failed.
+        """
+        SetUp(self._experiment, self._fleet, self._job, self._plan.partition.digest).hello()
+        setting, progress = self._checkpoints.load_setting(), self._checkpoints.load()
+        if setting is None or progress is None:
+            self._emitter.rewind({"metrics": 0, "timings": 0})
+            setting, progress = self._set_up()
+        else:
+            self._emitter.rewind(progress.position)
+        rounds, every = self._experiment.core.rounds, self._experiment.checkpoint.every
+        while progress.next_round < rounds:
+            round_id = progress.next_round
+            durable = (round_id + 1) % every == 0 or round_id + 1 == rounds
+            progress = self._round(setting, progress, durable=durable)
+            if durable:
+                progress = self._checkpoints.save(replace(progress, position=self._emitter.position()))
+        if progress.next_round == rounds:
+            progress = self._round(setting, progress, durable=True, closing=True)
+            self._checkpoints.save(replace(progress, position=self._emitter.position()))
+
+    def _set_up(self) -> tuple[Setting, Progress]:
+        """The set-up messages, their numbers and the first checkpoint."""
+        started = time.perf_counter()
+        set_up = SetUp(self._experiment, self._fleet, self._job, self._plan.partition.digest)
+        setting, numbers, clocks = set_up.run()
+        counts = self._plan.class_counts
+        numbers |= acceptance(setting, counts, self._experiment.core.num_clients)
+        numbers |= {m.CLASS_COUNTS: counts.tolist(), m.SKEW: self._plan.skew()}
+        if setting.proxy is not None:
+            numbers[m.SCORE_BINS] = SCORE_BINS.tolist()
+        self._emitter.emit(SETUP_ROUND, numbers)
+        self._emitter.clock(SETUP_ROUND, {**clocks, m.SECONDS_ROUND: time.perf_counter() - started})
+        self._checkpoints.save_setting(setting)
+        progress = Progress(scheme=self._scheme.init(self._server_context(setting, 0, {})))
+        return setting, self._checkpoints.save(replace(progress, position=self._emitter.position()))
+
+    def _round(self, setting: Setting, progress: Progress, *, durable: bool, closing: bool = False) -> Progress:
+        """One round, or the closing message: ask, check, aggregate, emit."""
+        started = time.perf_counter()
+        round_id = progress.next_round
+        asked = None if closing else self._asked(setting, round_id)
+        request = self._request(setting, progress, asked, durable=durable, closing=closing)
+        wire = request.to_request(self._here.downlink)
+        task = self._here.task
+        answers = self._ask(request, wire, expected_shares(setting, request, trainer=self._here.trainer, task=task))
+        scores = {**progress.scores, **{i: r.score for i, r in answers.good.items() if r.score is not None}}
+        numbers = round_numbers(
+            request,
+            answers,
+            scores=scores,
+            downlink={i: wire.shared.nbytes + parcel.nbytes for i, parcel in wire.clients.items()},
+            num_clients=self._experiment.core.num_clients,
+            metric=task.metric,
+        )
+        aggregating = time.perf_counter()
+        scheme, knowledge = progress.scheme, Knowledge()
+        if request.wants_share:
+            shares = [answers.good[i].share for i in sorted(answers.good)]
+            context = self._server_context(setting, round_id, numbers)
+            scheme, knowledge = self._scheme.step(context, scheme, shares)
+            numbers = {
+                **teaching(
+                    setting,
+                    self._plan.class_counts,
+                    shares,
+                    knowledge,
+                    asked=asked,
+                    rows_per_sample=task.rows_per_sample,
+                ),
+                **numbers,
+            }
+        seconds_aggregate = time.perf_counter() - aggregating
+        self._emitter.emit(round_id, numbers)
+        self._emitter.clock(
+            round_id,
+            {
+                m.SECONDS_TRAIN: sum(result.seconds for result in answers.good.values()),
+                m.SECONDS_AGGREGATE: seconds_aggregate,
+                m.SECONDS_ROUND: time.perf_counter() - started,
+                m.HEADER_BYTES: answers.header_bytes,
+                m.PEAK_RSS_BYTES: sum({os.getpid(): own_peak_rss(), **answers.peaks}.values()),
+            },
+        )
+        return replace(
+            progress,
+            next_round=round_id + 1,
+            scheme=scheme,
+            knowledge=knowledge,
+            refs={**progress.refs, **answers.refs},
+            scores=scores,
+        )
+
+    def _request(
+        self, setting: Setting, progress: Progress, asked: Ids | None, *, durable: bool, closing: bool
+    ) -> RoundRequest:
+        """The message to every client that is set up."""
+        experiment, round_id = self._experiment, progress.next_round
+        clients = [i for i in clients_of(experiment) if setting.proxy is None or i in setting.refs]
+        return RoundRequest(
+            job=self._job,
+            round_id=round_id,
+            closing=closing,
+            evaluate=closing or (round_id + 1) % experiment.evaluate.every == 0,
+            wants_share=self._exchanges and not closing,
+            durable=durable,
+            keep=progress.keep(),
+            proxy_version=setting.version,
+            asked=asked,
+            knowledge=progress.knowledge,
+            states={i: (setting.refs.get(i), progress.refs.get(i)) for i in clients},
+        )
+
+    def _ask(self, request: RoundRequest, wire: Request, expected: Expected) -> Answers:
+        """Send the request and read the replies; QuorumError where too few are good."""
+        engine = self._experiment.engine
+        replies = self._fleet.broadcast(wire, deadline_s=engine.round_timeout_s)
+        answers = Answers.collect(replies, codec=self._here.uplink, expected=expected)
+        answers.add_missing(
+            clients_of(self._experiment), reason=f"no reply within {engine.round_timeout_s:g} s, or never set up"
+        )
+        answers.check_quorum(request.round_id, engine.min_good_replies)
+        return answers
+
+    def _asked(self, setting: Setting, round_id: int) -> Ids | None:
+        """The proxy samples of this round; None for all."""
+        size = self._experiment.proxy.per_round
+        if setting.proxy is None or not size or size >= len(setting.proxy):
+            return None
+        rng = stream(self._experiment.core.seed, "proxy-subset", round_id=round_id)
+        return np.sort(rng.choice(len(setting.proxy), size=size, replace=False))
+
+    def _server_context(self, setting: Setting, round_id: int, emitted: dict[str, Any]) -> ServerContext:
+        seed = self._experiment.core.seed
+        return ServerContext(
+            round_id=round_id,
+            seed=seed,
+            num_clients=self._experiment.core.num_clients,
+            num_classes=self._plan.dataset.num_classes,
+            proxy=setting.proxy,
+            rows_per_sample=self._here.task.rows_per_sample,
+            test=self._plan.dataset.test,
+            build_model=server_model_builder(self._experiment, self._plan.dataset),
+            rng=lambda name: stream(seed, name, round_id=round_id),
+            emit=emitted.update,
+        )

@@ -1,0 +1,76 @@
+"""What the coordinator can say about filters and teachers where it knows labels. Never sent, never used for a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedkd import metric_names as m
+from fedkd.federation.setting import Setting
+from fedkd.functional.aggregation import row_entropy, softmax
+from fedkd.rows import Knowledge, Rows, Share
+from fedkd.types import Array, Ids
+
+
+def acceptance(setting: Setting, class_counts: Array | None, num_clients: int) -> dict[str, Any]:
+    """Accept rates of the filters: own = samples of classes that the client holds, foreign = the others."""
+    if setting.proxy is None:
+        return {}
+    masks = [setting.accepted.get(i) for i in range(num_clients)]
+    known = [mask for mask in masks if mask is not None]
+    numbers: dict[str, Any] = {m.ACCEPT_RATE: float(np.mean([mask.mean() for mask in known]))}
+    if setting.labels is None or class_counts is None:
+        return numbers
+    classes = class_counts.shape[1]
+    total = np.bincount(setting.labels, minlength=classes)
+    own, foreign, by_class = [], [], []
+    for client_id, mask in enumerate(masks):
+        if mask is None:
+            by_class.append([None] * classes)
+            continue
+        is_own = class_counts[client_id][setting.labels] > 0
+        own += [float(mask[is_own].mean())] if is_own.any() else []
+        foreign += [float(mask[~is_own].mean())] if (~is_own).any() else []
+        hits = np.bincount(setting.labels[mask], minlength=classes)
+        by_class.append([float(hits[k] / total[k]) if total[k] else None for k in range(classes)])
+    numbers[m.ACCEPT_RATE_OWN] = float(np.mean(own)) if own else None
+    numbers[m.ACCEPT_RATE_FOREIGN] = float(np.mean(foreign)) if foreign else None
+    numbers[m.ACCEPT_BY_CLASS] = by_class
+    return numbers
+
+
+def teaching(
+    setting: Setting,
+    class_counts: Array | None,
+    shares: Sequence[Share],
+    knowledge: Knowledge,
+    *,
+    asked: Ids | None,
+    rows_per_sample: int,
+) -> dict[str, Any]:
+    """Coverage, voters and purity of the main rows in proxy space; accuracy and entropy of what was aggregated."""
+    spoken = [(s.client_id, rows) for s in shares for rows in s.rows if rows.space == "proxy" and not rows.variant]
+    if setting.proxy is None:
+        return {}
+    num_asked = len(setting.proxy if asked is None else asked) * rows_per_sample
+    votes = sum(len(rows) for _, rows in spoken)
+    covered = len(np.unique(np.concatenate([rows.ids for _, rows in spoken]))) if spoken else 0
+    numbers: dict[str, Any] = {m.COVERAGE: covered / num_asked, m.VOTERS: votes / num_asked}
+    taught = next((rows for rows in knowledge.rows("proxy") if not rows.variant), None)
+    if taught is not None and taught.kind in {"logits", "probs"}:
+        probs = softmax(taught.values) if taught.kind == "logits" else taught.values
+        numbers[m.TEACHER_ENTROPY] = float(row_entropy(probs).mean())
+    if setting.labels is None or rows_per_sample != 1:
+        return numbers
+    if taught is not None:
+        numbers[m.TEACHER_ACC] = float((taught.values.argmax(axis=1) == setting.labels[taught.ids]).mean())
+    if class_counts is not None and votes:
+        numbers[m.PURITY] = sum(_pure(rows, client_id, class_counts, setting.labels) for client_id, rows in spoken) / votes
+    return numbers
+
+
+def _pure(rows: Rows, client_id: int, class_counts: Array, labels: Array) -> int:
+    """How many of a client's rows are of a class that it holds."""
+    return int((class_counts[client_id][labels[rows.ids]] > 0).sum())

@@ -1,0 +1,86 @@
+"""The contract of a fleet: whoever carries requests to clients and their replies back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from fedkd.errors import BadReplyError
+from fedkd.federation.host import failure_of
+from fedkd.federation.messages import ClientFailure, Request
+from fedkd.federation.wire import Parcel, unpack
+
+
+@dataclass(frozen=True, eq=False)
+class CohortReply:
+    """What one worker answered: a parcel or a failure for each of its clients."""
+
+    shared: Parcel
+    clients: dict[int, Parcel | ClientFailure] = field(default_factory=dict)
+    header_bytes: int = 0  # framing: everything but the arrays
+
+    @property
+    def process(self) -> dict[str, Any]:
+        """Process id and peak memory of the worker, or nothing."""
+        found = self.shared.header.get("process")
+        return found if isinstance(found, dict) else {}
+
+
+class Fleet(ABC):
+    """Deals the clients of a request over whoever is there. Two final classes: FlowerFleet and LocalFleet."""
+
+    @abstractmethod
+    def hello(self, request: Request, *, deadline_s: float) -> list[Parcel]:
+        """What every worker says of itself; empty `clients` in a request address the workers, not clients."""
+
+    @abstractmethod
+    def broadcast(self, request: Request, *, deadline_s: float) -> Iterator[CohortReply]:
+        """Replies as they come. Clients that nobody answers for by the deadline are simply absent."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of workers and settings."""
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def deal(client_ids: Sequence[int], num_nodes: int, clients_per_node: int) -> list[list[int]]:
+    """Cohorts of neighbouring clients.
+
+    With `clients_per_node` 0 there are at most `num_nodes` cohorts of nearly equal size; otherwise cohorts of that
+    size, as many as needed: node i takes the cohorts i, i + num_nodes, ...
+    """
+    ids = sorted(client_ids)
+    if clients_per_node:
+        return [ids[start : start + clients_per_node] for start in range(0, len(ids), clients_per_node)]
+    cohorts = min(num_nodes, len(ids))
+    bounds = [len(ids) * number // cohorts for number in range(cohorts + 1)] if cohorts else [0]
+    return [ids[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+
+
+def read_reply(data: bytes, asked: Sequence[int]) -> CohortReply:
+    """A worker's reply; one that is no valid message fails all clients that it was to answer for."""
+    try:
+        bundle = unpack(data)
+    except BadReplyError as error:
+        return failed_cohort(asked, str(error))
+    clients: dict[int, Parcel | ClientFailure] = {}
+    for client_id in asked:
+        if client_id in bundle.clients:
+            parcel = bundle.clients[client_id]
+            clients[client_id] = failure_of(client_id, parcel) or parcel
+    return CohortReply(bundle.shared, clients, len(data) - bundle.nbytes)
+
+
+def failed_cohort(asked: Sequence[int], reason: str) -> CohortReply:
+    """A cohort whose worker failed as a whole."""
+    return CohortReply(Parcel(), {client_id: ClientFailure(client_id, reason) for client_id in asked})

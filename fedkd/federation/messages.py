@@ -1,0 +1,294 @@
+"""The messages of a run, typed. `from_parcel` is the only way in: it returns a value or raises BadReplyError."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedkd.errors import BadReplyError
+from fedkd.exchange.codec import Codec, Encoded
+from fedkd.federation.store import StateRef
+from fedkd.federation.wire import Bundle, Parcel, pack
+from fedkd.rows import Extra, Knowledge, Rows, Share
+from fedkd.types import Array, Flat, Ids, Mask, Metrics
+
+HELLO, CONTRIBUTE, PROXY, ROUND = "hello", "contribute", "proxy", "round"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every request carries: on a device each message meets a new process.
+
+    Attributes:
+        experiment: the complete flat configuration.
+        state_root: absolute folder for client states in simulation; a device has its own.
+        partition: absolute path of the partition file in simulation; "" where data are local.
+    """
+
+    experiment: Flat
+    state_root: str
+    partition: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {"experiment": dict(self.experiment), "state_root": self.state_root, "partition": self.partition}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Job:
+        """The job of a request."""
+        try:
+            return cls(experiment=value["experiment"], state_root=value["state_root"], partition=value["partition"])
+        except (KeyError, TypeError) as error:
+            raise BadReplyError(f"request carries no job: {error}") from error
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Request:
+    """One request to many clients. `shared` is the same for everyone and is packed once."""
+
+    kind: str
+    shared: Parcel
+    clients: Mapping[int, Parcel]
+
+    def cohort(self, client_ids: Sequence[int]) -> bytes:
+        """What travels to one cohort beside the shared part."""
+        return pack(Bundle(self.kind, Parcel(), {client_id: self.clients[client_id] for client_id in client_ids}))
+
+    def common(self) -> bytes:
+        """The shared part."""
+        return pack(Bundle(self.kind, self.shared))
+
+
+@dataclass(frozen=True)
+class ClientFailure:
+    """A client that raised, vanished or answered nonsense: costs its own reply, never its cohort's."""
+
+    client_id: int
+    reason: str
+    ref: StateRef | None = None  # where its unchanged state lies now, if it had to be written
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Contribution:
+    """What a client offers to the proxy set. `labels` come only where diagnostics are allowed, for the coordinator."""
+
+    x: Array
+    labels: Array | None = None
+
+    def to_parcel(self) -> Parcel:
+        """Arrays x and, if any, labels."""
+        return Parcel({}, {"x": self.x} if self.labels is None else {"x": self.x, "labels": self.labels})
+
+    @classmethod
+    def from_parcel(cls, parcel: Parcel) -> Contribution:
+        """Checked: finite float inputs, one label each."""
+        x, labels = parcel.arrays.get("x"), parcel.arrays.get("labels")
+        if x is None or x.ndim < 2 or x.dtype.kind != "f" or not np.isfinite(x).all():
+            raise BadReplyError("contribution has no finite float array x (n, ...)")
+        if labels is not None and (labels.shape[:1] != x.shape[:1] or labels.dtype.kind != "i"):
+            raise BadReplyError(f"contribution has labels {labels.shape} for inputs {x.shape}")
+        return cls(x=x, labels=labels)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SetupResult:
+    """What a client's filter made of the proxy set: computed once, before the first round."""
+
+    ref: StateRef
+    accepted: Mask
+    threshold: float
+    holdout_counts: Array
+    proxy_counts: Array
+    seconds: float
+
+    def to_parcel(self) -> Parcel:
+        """The mask travels as bits."""
+        header = {
+            "ref": self.ref.to_json(),
+            "size": len(self.accepted),
+            "threshold": self.threshold,
+            "seconds": self.seconds,
+        }
+        return Parcel(
+            header,
+            {
+                "accepted": np.packbits(self.accepted),
+                "holdout_counts": self.holdout_counts.astype(np.int32),
+                "proxy_counts": self.proxy_counts.astype(np.int32),
+            },
+        )
+
+    @classmethod
+    def from_parcel(cls, parcel: Parcel) -> SetupResult:
+        """Checked for completeness; the coordinator compares the size with the proxy set."""
+        header, arrays = parcel.header, parcel.arrays
+        try:
+            ref = StateRef.from_json(header["ref"])
+            size = int(header["size"])
+            accepted = np.unpackbits(arrays["accepted"], count=size).astype(bool)
+            if ref is None or len(accepted) != size:
+                raise ValueError("state reference or mask")
+            return cls(
+                ref=ref,
+                accepted=accepted,
+                threshold=float(header["threshold"]),
+                holdout_counts=arrays["holdout_counts"],
+                proxy_counts=arrays["proxy_counts"],
+                seconds=float(header["seconds"]),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise BadReplyError(f"set-up reply lacks or garbles {error}") from error
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RoundResult:
+    """What a client did in a round. `score` and `tables` are null and empty where it was not evaluated."""
+
+    share: Share
+    ref: StateRef
+    score: float | None = None
+    tables: Mapping[str, Array] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)  # of the evaluation; the trainer's own are share.metrics
+    seconds: float = 0.0
+    payload_bytes: int = 0  # arrays of the share as they travelled
+
+    def to_parcel(self, codec: Codec) -> Parcel:
+        """The share through the codec, the rest as it is."""
+        share = self.share
+        rows, arrays = encode_rows(share.rows, codec, "share")
+        header = {
+            "schema": share.schema,
+            "round_id": share.round_id,
+            "client_id": share.client_id,
+            "rows": rows,
+            "extra": None if share.extra is None else [share.extra.kind, dict(share.extra.data)],
+            "train": share.metrics,
+            "ref": self.ref.to_json(),
+            "score": self.score,
+            "metrics": self.metrics,
+            "seconds": self.seconds,
+        }
+        return Parcel(header, arrays | {f"table/{name}": table for name, table in self.tables.items()})
+
+    @classmethod
+    def from_parcel(cls, parcel: Parcel, codec: Codec) -> RoundResult:
+        """Decoded; whether the share answers what was asked is checked by `fedkd.federation.border`."""
+        header, arrays = parcel.header, parcel.arrays
+        try:
+            extra = header["extra"]
+            share = Share(
+                schema=int(header["schema"]),
+                round_id=int(header["round_id"]),
+                client_id=int(header["client_id"]),
+                rows=decode_rows(header["rows"], arrays, codec, "share"),
+                extra=None if extra is None else Extra(kind=str(extra[0]), data=dict(extra[1])),
+                metrics={str(name): float(value) for name, value in header["train"].items()},
+            )
+            ref = StateRef.from_json(header["ref"])
+            if ref is None:
+                raise ValueError("state reference")
+            return cls(
+                share=share,
+                ref=ref,
+                score=None if header["score"] is None else float(header["score"]),
+                tables={n.removeprefix("table/"): table for n, table in arrays.items() if n.startswith("table/")},
+                metrics={str(name): float(value) for name, value in header["metrics"].items()},
+                seconds=float(header["seconds"]),
+                payload_bytes=sum(array.nbytes for name, array in arrays.items() if name.startswith("share/")),
+            )
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise BadReplyError(f"round reply lacks or garbles {error}") from error
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RoundRequest:
+    """One round for some clients. With `closing`, the message after the last round: digest, do not train privately."""
+
+    job: Job
+    round_id: int
+    closing: bool
+    evaluate: bool
+    wants_share: bool
+    durable: bool
+    keep: tuple[str, ...]  # folders of states that somebody may still ask for
+    proxy_version: str
+    asked: Ids | None  # proxy samples asked for; None asks for all
+    knowledge: Knowledge
+    states: Mapping[int, tuple[StateRef | None, StateRef | None]]  # client -> (set-up, state), None before the first
+
+    def to_request(self, codec: Codec) -> Request:
+        """Shared part and one parcel per client."""
+        rows, arrays = encode_rows(self.knowledge.common, codec, "knowledge")
+        if self.asked is not None:
+            arrays["asked"] = self.asked.astype(np.int32)
+        header = {
+            "job": self.job.to_json(),
+            "round_id": self.round_id,
+            "closing": self.closing,
+            "evaluate": self.evaluate,
+            "wants_share": self.wants_share,
+            "durable": self.durable,
+            "keep": list(self.keep),
+            "proxy_version": self.proxy_version,
+            "rows": rows,
+        }
+        clients = {}
+        for client_id, (setup, state) in self.states.items():
+            own, own_arrays = encode_rows(self.knowledge.per_client.get(client_id, ()), codec, "knowledge")
+            refs = [None if ref is None else ref.to_json() for ref in (setup, state)]
+            clients[client_id] = Parcel({"refs": refs, "rows": own}, own_arrays)
+        return Request(kind=ROUND, shared=Parcel(header, arrays), clients=clients)
+
+    @classmethod
+    def from_bundles(cls, shared: Parcel, clients: Mapping[int, Parcel], codec: Codec) -> RoundRequest:
+        """The request as a worker receives it: only its own clients are in `states`."""
+        header = shared.header
+        try:
+            common = decode_rows(header["rows"], shared.arrays, codec, "knowledge")
+            per_client = {i: decode_rows(p.header["rows"], p.arrays, codec, "knowledge") for i, p in clients.items()}
+            asked = shared.arrays.get("asked")
+            states = {}
+            for client_id, parcel in clients.items():
+                setup, state = (StateRef.from_json(ref) for ref in parcel.header["refs"])
+                states[client_id] = (setup, state)
+            return cls(
+                job=Job.from_json(header["job"]),
+                round_id=int(header["round_id"]),
+                closing=bool(header["closing"]),
+                evaluate=bool(header["evaluate"]),
+                wants_share=bool(header["wants_share"]),
+                durable=bool(header["durable"]),
+                keep=tuple(str(name) for name in header["keep"]),
+                proxy_version=str(header["proxy_version"]),
+                asked=None if asked is None else asked.astype(np.int64),
+                knowledge=Knowledge(common=common, per_client={i: own for i, own in per_client.items() if own}),
+                states=states,
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise BadReplyError(f"round request lacks or garbles {error}") from error
+
+
+def encode_rows(every: Sequence[Rows], codec: Codec, prefix: str) -> tuple[list[Any], dict[str, Array]]:
+    """Headers and arrays of rows, arrays named `prefix/<number>/<name>`."""
+    headers: list[Any] = []
+    arrays: dict[str, Array] = {}
+    for number, rows in enumerate(every):
+        encoded = codec.encode(rows)
+        headers.append(dict(encoded.header))
+        arrays |= {f"{prefix}/{number}/{name}": array for name, array in encoded.arrays.items()}
+    return headers, arrays
+
+
+def decode_rows(headers: Sequence[Any], arrays: Mapping[str, Array], codec: Codec, prefix: str) -> tuple[Rows, ...]:
+    """Rows from what `encode_rows` made; BadReplyError where they are malformed."""
+    every = []
+    for number, header in enumerate(headers):
+        own = f"{prefix}/{number}/"
+        named = {name.removeprefix(own): array for name, array in arrays.items() if name.startswith(own)}
+        every.append(codec.decode(Encoded(header, named)))
+    return tuple(every)
+
+

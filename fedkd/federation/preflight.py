@@ -1,0 +1,104 @@
+"""What can be known to be wrong before anything starts: data, partition, models and their combination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedkd.data.base import Dataset
+from fedkd.data.load import load_dataset
+from fedkd.data.partition_file import PartitionTable
+from fedkd.errors import ConfigError, DataError
+from fedkd.experiment import Experiment
+from fedkd.functional.skew import mean_label_emd, mean_pairwise_js
+from fedkd.streams import stream
+from fedkd.types import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Data and partition of a run in simulation."""
+
+    dataset: Dataset
+    partition: PartitionTable
+
+    @property
+    def class_counts(self) -> Array:
+        """Private samples by client and class (m, c)."""
+        labels, classes = self.dataset.train.labels, self.dataset.num_classes
+        return np.stack([np.bincount(labels[index], minlength=classes) for index in self.partition.indices])
+
+    def skew(self) -> dict[str, float]:
+        """How unlike the clients are."""
+        counts = self.class_counts
+        return {"js_divergence": mean_pairwise_js(counts), "label_emd": mean_label_emd(counts)}
+
+
+def preflight(experiment: Experiment) -> Plan:
+    """Check everything that can be checked here; the plan of the run.
+
+    Raises:
+        ConfigError, DataError: the first thing that is wrong, before any work is done or any folder is made.
+    """
+    experiment.check()
+    dataset = load_dataset(experiment.data)
+    core = experiment.core
+    partition = experiment.partition.create()
+    indices = partition.assign(
+        dataset.train.labels,
+        num_clients=core.num_clients,
+        num_classes=dataset.num_classes,
+        rng=stream(core.seed, "partition"),
+    )
+    _check_enough(experiment, [len(index) for index in indices])
+    _check_models(experiment, dataset)
+    _check_device(experiment)
+    return Plan(dataset, PartitionTable.of(indices))
+
+
+def server_model_builder(experiment: Experiment, dataset: Dataset) -> Callable[[], object]:
+    """Builds fresh models of the first configured architecture."""
+    from fedkd.models.build import build_model
+
+    def build() -> object:
+        return build_model(
+            experiment.model.names[0],
+            experiment.model,
+            input_shape=dataset.input_shape,
+            num_outputs=dataset.num_classes,
+        )
+
+    return build
+
+
+def _check_enough(experiment: Experiment, sizes: list[int]) -> None:
+    """Every client needs one sample to train on, and one to give where the proxy set is contributed."""
+    least = 2 if experiment.proxy.name == "contributed" else 1
+    smallest = int(np.argmin(sizes))
+    if sizes[smallest] < least:
+        raise DataError(
+            f"client {smallest} gets {sizes[smallest]} private samples from partition {experiment.partition.name!r}, "
+            f"expected at least {least}; take fewer clients or another partition"
+        )
+
+
+def _check_models(experiment: Experiment, dataset: Dataset) -> None:
+    import torch
+
+    from fedkd.models.build import build_model, check_outputs
+
+    for name in dict.fromkeys(experiment.model.names):
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(
+                name, experiment.model, input_shape=dataset.input_shape, num_outputs=dataset.num_classes
+            )
+        check_outputs(model, input_shape=dataset.input_shape, num_outputs=dataset.num_classes, name=name)
+
+
+def _check_device(experiment: Experiment) -> None:
+    import torch
+
+    if experiment.core.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda', but torch sees no GPU here; set device = 'auto' or 'cpu'", key="device")

@@ -1,0 +1,190 @@
+"""Set-up: who is there, what the clients give to the proxy set, and what their filters make of it. Once per run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fedkd import metric_names as m
+from fedkd.data.base import Samples
+from fedkd.errors import BadReplyError, RunError
+from fedkd.experiment import Experiment
+from fedkd.federation.fleet import Fleet
+from fedkd.federation.messages import CONTRIBUTE, HELLO, PROXY, ClientFailure, Contribution, Job, Request, SetupResult
+from fedkd.federation.store import StateRef
+from fedkd.federation.wire import Parcel
+from fedkd.streams import stream
+from fedkd.types import Array, Ids
+
+Reply = TypeVar("Reply")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Setting:
+    """What the set-up found out; it holds for the whole run.
+
+    Attributes:
+        proxy: the merged set, without labels; None where the experiment has none.
+        labels: of the proxy, where diagnostics are allowed. They never leave the coordinator, except for the oracle.
+        accepted: client -> mask (p,) of the samples that its filter accepts. A client that failed is absent.
+        refs: client -> where its set-up state lies.
+    """
+
+    proxy: Samples | None = None
+    version: str = ""
+    labels: Array | None = None
+    accepted: Mapping[int, Array] = field(default_factory=dict)
+    refs: Mapping[int, StateRef] = field(default_factory=dict)
+
+    def to_tree(self) -> dict[str, Any]:
+        """Plain arrays and texts."""
+        return {
+            "proxy": None if self.proxy is None else self.proxy.x,
+            "version": self.version,
+            "labels": self.labels,
+            "accepted": {str(i): mask for i, mask in self.accepted.items()},
+            "refs": {str(i): ref.to_json() for i, ref in self.refs.items()},
+        }
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Setting:
+        """What `to_tree` made."""
+        refs = {int(i): StateRef.from_json(ref) for i, ref in tree["refs"].items()}
+        return cls(
+            proxy=None if tree["proxy"] is None else Samples(tree["proxy"]),
+            version=tree["version"],
+            labels=tree["labels"],
+            accepted={int(i): mask for i, mask in tree["accepted"].items()},
+            refs={i: ref for i, ref in refs.items() if ref is not None},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SetUp:
+    """Runs the set-up messages over a fleet."""
+
+    experiment: Experiment
+    fleet: Fleet
+    job: Job
+    expected_partition: str
+
+    def hello(self) -> list[Parcel]:
+        """Greet the workers; RunError where one holds another partition."""
+        request = Request(kind=HELLO, shared=Parcel({"job": self.job.to_json()}), clients={})
+        greetings = self.fleet.hello(request, deadline_s=self.experiment.engine.round_timeout_s)
+        for greeting in greetings:
+            found = greeting.header.get("partition", "")
+            if found and found != self.expected_partition:
+                raise RunError(
+                    f"a worker holds partition {found[:8]}, expected {self.expected_partition[:8]}; "
+                    "give all workers the same run folder"
+                )
+        return greetings
+
+    def run(self) -> tuple[Setting, dict[str, Any], dict[str, Any]]:
+        """The setting, the numbers and the clock readings of the set-up."""
+        if self.experiment.proxy.name == "none":
+            return Setting(), {}, {m.SECONDS_FILTER: 0.0}
+        given, uplink = self._contributions()
+        proxy, owners = self._merge(given)
+        labels = None
+        if all(c.labels is not None for c in given.values()):
+            order = self._order(len(proxy.x))
+            labels = np.concatenate([c.labels for c in given.values() if c.labels is not None])[order]
+        version = hashlib.blake2b(np.ascontiguousarray(proxy.x).tobytes(), digest_size=16).hexdigest()
+        results, downlink = self._offer(proxy, version, labels, owners)
+        setting = Setting(
+            proxy=proxy,
+            version=version,
+            labels=labels,
+            accepted={i: result.accepted for i, result in results.items()},
+            refs={i: result.ref for i, result in results.items()},
+        )
+        numbers: dict[str, Any] = {
+            m.PROXY_SAMPLES: len(proxy),
+            m.SETUP_UPLINK_BYTES: uplink,
+            m.SETUP_DOWNLINK_BYTES: downlink,
+            m.THRESHOLD: [_get(results, i, lambda r: r.threshold) for i in range(self.experiment.core.num_clients)],
+            m.SCORE_HOLDOUT: [_get(results, i, lambda r: r.holdout_counts) for i in range(self.experiment.core.num_clients)],
+            m.SCORE_PROXY: [_get(results, i, lambda r: r.proxy_counts) for i in range(self.experiment.core.num_clients)],
+        }
+        return setting, numbers, {m.SECONDS_FILTER: sum(result.seconds for result in results.values())}
+
+    def _contributions(self) -> tuple[dict[int, Contribution], int]:
+        """What each client gives, by client id, and the bytes of it."""
+        clients = {i: Parcel() for i in range(self.experiment.core.num_clients)}
+        request = Request(kind=CONTRIBUTE, shared=Parcel({"job": self.job.to_json()}), clients=clients)
+        parcels = self._ask(request, "contribute to the proxy set")
+        read = _read_all(parcels, Contribution.from_parcel)
+        shapes = {contribution.x.shape[1:] for contribution in read.values()}
+        if len(shapes) > 1:
+            raise RunError(f"clients contribute inputs of different shapes {sorted(shapes)}; give all clients data of one shape")
+        return read, sum(parcel.nbytes for parcel in parcels.values())
+
+    def _order(self, size: int) -> Ids:
+        return stream(self.experiment.core.seed, "proxy-order").permutation(size)
+
+    def _merge(self, given: Mapping[int, Contribution]) -> tuple[Samples, dict[int, Ids]]:
+        """The shuffled union, and for each client the ascending positions of its own samples in it."""
+        x = np.concatenate([contribution.x for contribution in given.values()])
+        owner = np.repeat(list(given), [len(contribution.x) for contribution in given.values()])
+        order = self._order(len(x))
+        x, owner = x[order], owner[order]
+        return Samples(x), {i: np.flatnonzero(owner == i) for i in clients_of(self.experiment)}
+
+    def _offer(
+        self, proxy: Samples, version: str, labels: Array | None, owners: Mapping[int, Ids]
+    ) -> tuple[dict[int, SetupResult], int]:
+        """Send the merged set to all and to each client alone its own ids; what the filters made of it, and the bytes."""
+        arrays = {"x": proxy.x}
+        if labels is not None and self.experiment.filter.cls.needs_proxy_labels:
+            arrays["y"] = labels
+        shared = Parcel({"job": self.job.to_json(), "proxy_version": version}, arrays)
+        clients = {i: Parcel({}, {"own_ids": own.astype(np.int32)}) for i, own in owners.items()}
+        parcels = self._ask(Request(kind=PROXY, shared=shared, clients=clients), "filter the proxy set")
+        read = _read_all(parcels, SetupResult.from_parcel)
+        good = {i: result for i, result in read.items() if len(result.accepted) == len(proxy)}
+        if not good:
+            raise RunError(f"no client filtered the proxy set of {len(proxy)} samples; their masks have other sizes")
+        return good, sum(shared.nbytes + parcel.nbytes for parcel in clients.values())
+
+    def _ask(self, request: Request, what: str) -> dict[int, Parcel]:
+        """Good replies by client id; RunError with the first reasons where there is none."""
+        good: dict[int, Parcel] = {}
+        failures: list[ClientFailure] = []
+        for reply in self.fleet.broadcast(request, deadline_s=self.experiment.engine.round_timeout_s):
+            for client_id, answer in reply.clients.items():
+                if isinstance(answer, ClientFailure):
+                    failures.append(answer)
+                else:
+                    good[client_id] = answer
+        if not good:
+            reasons = "; ".join(f"client {f.client_id}: {f.reason}" for f in failures[:3]) or "nobody answered"
+            raise RunError(f"no client could {what}: {reasons}")
+        return dict(sorted(good.items()))
+
+
+def clients_of(experiment: Experiment) -> range:
+    """All client ids."""
+    return range(experiment.core.num_clients)
+
+
+def _read_all(parcels: Mapping[int, Parcel], read: Callable[[Parcel], Reply]) -> dict[int, Reply]:
+    """The readable ones; RunError with the first fault where none is."""
+    found, faults = {}, []
+    for client_id, parcel in parcels.items():
+        try:
+            found[client_id] = read(parcel)
+        except BadReplyError as error:
+            faults.append(f"client {client_id}: {error}")
+    if not found:
+        raise RunError(f"no usable set-up reply: {'; '.join(faults[:3])}")
+    return found
+
+
+def _get(results: Mapping[int, SetupResult], client_id: int, what: Callable[[SetupResult], Any]) -> Any:
+    return what(results[client_id]) if client_id in results else None

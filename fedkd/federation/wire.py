@@ -1,0 +1,110 @@
+"""Bytes on the wire and on disk: one safetensors blob of named arrays and a JSON header. Never a pickle.
+
+A *parcel* is a header and its arrays. A *bundle* is what one message holds: a parcel for all, and one for each client.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedkd.errors import BadReplyError
+from fedkd.types import Array
+
+SCHEMA = 1  # bumped on any change of meaning
+_HEADER = "header"
+
+
+@dataclass(frozen=True, eq=False)
+class Parcel:
+    """A small JSON header and named arrays."""
+
+    header: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays as serialised: the payload, without framing."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """What one message holds."""
+
+    kind: str
+    shared: Parcel
+    clients: dict[int, Parcel] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self.shared.nbytes + sum(parcel.nbytes for parcel in self.clients.values())
+
+
+def pack(bundle: Bundle) -> bytes:
+    """The bundle as bytes."""
+    header = {
+        "schema": SCHEMA,
+        "kind": bundle.kind,
+        "shared": bundle.shared.header,
+        "clients": {str(client_id): parcel.header for client_id, parcel in bundle.clients.items()},
+    }
+    arrays = {f"/{name}": array for name, array in bundle.shared.arrays.items()}
+    for client_id, parcel in bundle.clients.items():
+        arrays |= {f"{client_id}/{name}": array for name, array in parcel.arrays.items()}
+    return save_arrays(header, arrays)
+
+
+def unpack(data: bytes) -> Bundle:
+    """The bundle that `pack` made; BadReplyError for anything else."""
+    header, arrays = load_arrays(data)
+    try:
+        if header["schema"] != SCHEMA:
+            raise BadReplyError(
+                f"message has schema {header['schema']!r}, expected {SCHEMA}; run the same fedkd version on both sides"
+            )
+        shared = Parcel(_mapping(header["shared"]))
+        clients = {int(client_id): Parcel(_mapping(own)) for client_id, own in _mapping(header["clients"]).items()}
+        kind = str(header["kind"])
+    except (KeyError, ValueError) as error:
+        raise BadReplyError(f"message header lacks or garbles {error}") from error
+    for name, array in arrays.items():
+        client, _, rest = name.partition("/")
+        if client == "":
+            shared.arrays[rest] = array
+        elif client.isdecimal() and int(client) in clients:
+            clients[int(client)].arrays[rest] = array
+        else:
+            raise BadReplyError(f"message holds an array {name!r} of nobody")
+    return Bundle(kind, shared, clients)
+
+
+def save_arrays(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
+    """A safetensors blob; the header travels as an array of its own."""
+    text = np.frombuffer(json.dumps(header, allow_nan=False, sort_keys=True).encode(), np.uint8)
+    # safetensors writes the buffer as it lies: a strided view would arrive garbled. asarray keeps 0-d arrays 0-d.
+    packed: bytes = save({_HEADER: text, **{name: np.asarray(array, order="C") for name, array in arrays.items()}})
+    return packed
+
+
+def load_arrays(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Header and arrays of a blob; BadReplyError where it is none."""
+    try:
+        arrays = load(data)
+        header = json.loads(arrays.pop(_HEADER).tobytes())
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BadReplyError(f"no valid message: {error}") from error
+    return _mapping(header), arrays
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadReplyError(f"message header holds {type(value).__name__} where a mapping is due")
+    return value

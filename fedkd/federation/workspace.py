@@ -1,0 +1,205 @@
+"""What a worker keeps between messages of one run: data, proxy, trainer, live models. Everything is built when asked for.
+
+Saying hello and filtering import no torch; only training does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedkd.data.base import ClientData, Dataset, Samples
+from fedkd.data.contribution import split_contribution
+from fedkd.data.load import load_dataset
+from fedkd.data.partition_file import PartitionTable
+from fedkd.data.proxy import Proxy
+from fedkd.errors import StateError
+from fedkd.experiment import Experiment
+from fedkd.federation.messages import Job
+from fedkd.federation.store import SETUP, StateStore
+from fedkd.federation.wire import load_arrays, save_arrays
+from fedkd.files import write_atomic
+from fedkd.lookup import resolve
+from fedkd.methods.base import Context, DeviceProfile, LocalTrainer
+from fedkd.streams import stream, stream_seed
+from fedkd.tasks import TASKS
+from fedkd.tasks.base import Task
+from fedkd.types import Ids, Mask
+
+if TYPE_CHECKING:
+    from fedkd.models.pool import ModelPool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """Facts of the machine a worker runs on; all None and empty in simulation, where any worker may serve any client."""
+
+    client_ids: tuple[int, ...] | None = None
+    state_root: str = ""
+    data_root: str = ""
+    profile: DeviceProfile = DeviceProfile()
+
+
+@dataclass(eq=False)
+class Workspace:
+    """One run on one worker."""
+
+    job: Job
+    node: Node
+    _data: dict[int, ClientData] = field(default_factory=dict)
+    _proxies: dict[str, Samples] = field(default_factory=dict)
+
+    @functools.cached_property
+    def experiment(self) -> Experiment:
+        """The experiment, with the node's own data root."""
+        experiment = Experiment.build(self.job.experiment)
+        if self.node.data_root:
+            experiment = replace(experiment, data=replace(experiment.data, root=self.node.data_root))
+        return experiment
+
+    @functools.cached_property
+    def store(self) -> StateStore:
+        """Where states lie."""
+        return StateStore(Path(self.node.state_root or self.job.state_root))
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The whole data set."""
+        return load_dataset(self.experiment.data)
+
+    @functools.cached_property
+    def partition(self) -> PartitionTable:
+        """The partition that the coordinator wrote."""
+        return PartitionTable.load(Path(self.job.partition))
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """The task over the data's classes."""
+        task: Task = resolve(TASKS, self.experiment.task, what="task")(num_outputs=self.dataset.num_classes)
+        return task
+
+    @functools.cached_property
+    def trainer(self) -> LocalTrainer:
+        """The local trainer."""
+        trainer: LocalTrainer = self.experiment.method.create()
+        return trainer
+
+    @functools.cached_property
+    def device(self) -> str:
+        """Where this worker trains."""
+        import torch
+
+        wanted = self.experiment.core.device
+        if wanted != "auto":
+            return wanted
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @functools.cached_property
+    def pool(self) -> ModelPool:
+        """The live models."""
+        from fedkd.models.pool import ModelPool
+
+        return ModelPool(self.experiment.model, self.dataset.input_shape, self.dataset.num_classes, self.device)
+
+    @functools.cached_property
+    def uplink(self) -> Any:
+        """Codec, client to server."""
+        return self.experiment.codec.create()
+
+    @functools.cached_property
+    def downlink(self) -> Any:
+        """Codec, server to client."""
+        return self.experiment.downlink.create()
+
+    def contribution(self, client_id: int) -> tuple[Samples, Samples]:
+        """(what the client contributes to the proxy set, what it trains on)."""
+        whole = self.dataset.train.take(self.partition.indices[client_id])
+        plan = self.experiment.proxy
+        if plan.name == "none":
+            return whole.take(np.zeros(0, np.int64)), whole
+        rng = stream(self.experiment.core.seed, "contribution", client=client_id)
+        given, kept = split_contribution(len(whole), fraction=plan.fraction, keep_private=plan.keep_private, rng=rng)
+        return whole.take(given), whole.take(kept)
+
+    def data(self, client_id: int) -> ClientData:
+        """The client's data, by role."""
+        if client_id not in self._data:
+            private = self.contribution(client_id)[1]
+            self._data[client_id] = ClientData(client_id, {"train": private, "test": self.dataset.test})
+        return self._data[client_id]
+
+    def keep_proxy(self, version: str, samples: Samples) -> None:
+        """Store the proxy set beside the states: the next message may meet another process."""
+        self._proxies[version] = samples
+        path = self._proxy_path(version)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            arrays = {"x": samples.x} if samples.y is None else {"x": samples.x, "y": samples.y}
+            write_atomic(path, save_arrays({"version": version}, arrays))
+
+    def proxy_samples(self, version: str) -> Samples:
+        """The proxy set of a version; StateError where this node never got it."""
+        if version not in self._proxies:
+            path = self._proxy_path(version)
+            try:
+                _, arrays = load_arrays(path.read_bytes())
+            except OSError as error:
+                raise StateError(f"proxy set {version} is not at {path}: {error.strerror}; run the set-up again") from error
+            self._proxies[version] = Samples(arrays["x"], arrays.get("y"))
+        return self._proxies[version]
+
+    def context(
+        self, client_id: int, *, round_id: int, closing: bool, proxy: Proxy | None
+    ) -> Context:
+        """What the trainer of one client may use in one round."""
+        seed = self.experiment.core.seed
+        key: dict[str, int] = {"round_id": round_id, "client": client_id}
+        return Context(
+            client_id=client_id,
+            round_id=round_id,
+            progress=round_id / self.experiment.core.rounds,
+            closing=closing,
+            data=self.data(client_id),
+            proxy=proxy,
+            task=self.task,
+            models=self.pool.for_client(client_id),
+            schedule=self.experiment.schedule,
+            rng=lambda name: stream(seed, name, **key),
+            torch_rng=lambda name: _torch_rng(stream_seed(seed, name, **key)),
+            device=self.device,
+            profile=self.node.profile,
+        )
+
+    def proxy(self, version: str, own_ids: Ids, accepted: Mask, asked: Ids | None) -> Proxy | None:
+        """The proxy set as a client sees it in a round; None where the experiment has none."""
+        if not version:
+            return None
+        samples = self.proxy_samples(version)
+        return Proxy(
+            samples=samples,
+            version=version,
+            own_ids=own_ids,
+            accepted=accepted,
+            asked=np.arange(len(samples)) if asked is None else asked,
+            rows_per_sample=self.task.rows_per_sample,
+        )
+
+    def _proxy_path(self, version: str) -> Path:
+        return self.store.root / SETUP / f"proxy-{version}.safetensors"
+
+
+@contextlib.contextmanager
+def _torch_rng(seed: int) -> Iterator[None]:
+    """Layers such as dropout draw from torch's global generators: seed them within, put them back behind."""
+    import torch
+
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

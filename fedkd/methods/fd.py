@@ -1,0 +1,112 @@
+"""FD: clients share the mean logit vector of each of their classes; no proxy set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedkd.checks import check_range
+from fedkd.data.base import Samples
+from fedkd.functional.losses import class_sums, masked_mean, soft_target_rows
+from fedkd.methods.base import Context, LocalTrainer, State
+from fedkd.methods.local_training import student_optimizer, train_round
+from fedkd.models.optimizers import load_optimizer, optimizer_state
+from fedkd.models.pool import snapshot
+from fedkd.rows import Knowledge, Rows, Share
+from fedkd.types import Ids, Metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class FdConfig:
+    """L = CE(private) + kd_weight * KL(softmax(g(y)) || student)."""
+
+    kd_weight: float = 1.0  # lam; >= 0
+
+    def __post_init__(self) -> None:
+        check_range("kd_weight", self.kd_weight, low=0.0)
+
+
+@final
+class FederatedDistillation(LocalTrainer):
+    """Federated distillation, Jeong et al. 2018.
+
+    The means run over the batches of the round, as trained on, so the state carries their sums to `share`.
+    Deviation: counts start at 0 and a class without samples is not shared; the public reference code starts at 1 and
+    averages clients in that never saw the class.
+    """
+
+    Config: ClassVar[type] = FdConfig
+    tasks = frozenset({"classification"})
+    space = "class"
+    kinds = frozenset({"logits"})
+
+    def __init__(self, config: FdConfig) -> None:
+        self.config = config
+
+    def init(self, ctx: Context) -> State:
+        """A student with weights of this client's own, and nothing summed up yet."""
+        classes = ctx.task.num_outputs
+        with ctx.torch_rng("init"):
+            weights = ctx.models.fresh()
+        return {
+            "student": weights,
+            "optimizer": {},
+            "sums": torch.zeros(classes, classes),
+            "counts": torch.zeros(classes),
+        }
+
+    def fit(self, ctx: Context, state: State, knowledge: Knowledge) -> tuple[State, Metrics]:
+        """Private training, each sample drawn to the others' mean logits of its class. Nothing to digest at the end."""
+        classes = ctx.task.num_outputs
+        model = ctx.models.load("student", state["student"])
+        optimizer = student_optimizer(ctx, model)
+        load_optimizer(optimizer, state["optimizer"])
+        targets, known = torch.zeros(classes, classes), torch.zeros(classes, dtype=torch.bool)
+        for rows in knowledge.rows("class"):
+            ids = torch.from_numpy(rows.ids)
+            targets[ids], known[ids] = torch.from_numpy(rows.values).softmax(-1), True
+        targets, known = targets.to(ctx.device), known.to(ctx.device)
+        sums, counts = torch.zeros(classes, classes), torch.zeros(classes)
+        train = ctx.data.train
+        x, y = torch.from_numpy(train.x).to(ctx.device), torch.from_numpy(train.labels).to(ctx.device)
+
+        def loss(index: Ids) -> Tensor:
+            at = torch.from_numpy(index)
+            logits, labels = model(x[at]), y[at]
+            batch_sums, batch_counts = class_sums(logits.detach().cpu(), labels.cpu(), num_classes=classes)
+            sums.add_(batch_sums)
+            counts.add_(batch_counts)
+            drawn = masked_mean(soft_target_rows(logits, targets[labels], temperature=1.0), known[labels])
+            return functional.cross_entropy(logits, labels) + self.config.kd_weight * drawn
+
+        with ctx.torch_rng("fit"):
+            metrics = train_round(
+                ctx, model, optimizer, order="private_then_distil", private=loss, distil=None, num_targets=0
+            )
+        state = {
+            "student": snapshot(model),
+            "optimizer": optimizer_state(optimizer),
+            "sums": sums,
+            "counts": counts,
+        }
+        return state, metrics
+
+    def predict(self, ctx: Context, state: State, samples: Samples, ids: Ids) -> tuple[Rows, ...]:
+        """The student's logits; used for evaluation only."""
+        model = ctx.models.load("student", state["student"])
+        return (ctx.task.predict(model, samples, ids, batch_size=ctx.profile.predict_batch),)
+
+    def share(self, ctx: Context, state: State, rows: tuple[Rows, ...]) -> Share:  # noqa: ARG002 - the contract's arguments
+        """One row per class that the client trained on in this round, with its number of samples."""
+        counts = state["counts"].numpy()
+        ids = np.flatnonzero(counts)
+        means = (state["sums"].numpy()[ids] / counts[ids, None]).astype(np.float32)
+        row = Rows(
+            space="class", kind="logits", ids=ids, values=means, columns={"count": counts[ids].astype(np.float32)}
+        )
+        return Share(client_id=ctx.client_id, round_id=ctx.round_id, rows=(row,))
