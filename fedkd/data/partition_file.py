@@ -57,7 +57,7 @@ class PartitionTable:
         """
         try:
             samples, offsets, digest = _read(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise DataError(f"partition file {path} cannot be read: {error}; {_REMEDY}") from error
         if digest != _digest(samples, offsets):
             raise DataError(
@@ -66,6 +66,8 @@ class PartitionTable:
         return cls(tuple(np.split(samples, offsets[1:-1])), digest)
 
 
+# What numpy and zipfile raise at damaged files; RuntimeError where a bit says "encrypted", MemoryError at absurd sizes.
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 _REMEDY = "copy it again from its run, or delete it and let a new run write one"
 
 

@@ -173,7 +173,7 @@ def _grouped(owner: Ids, num_clients: int, name: str) -> tuple[Ids, ...]:
     if (counts == 0).any():
         raise DataError(
             f"partition {name!r} leaves {int((counts == 0).sum())} of {num_clients} clients without one of the "
-            f"{len(owner)} samples, the first is client {int(counts.argmin())}; use fewer clients, or more data or classes"
+            f"{len(owner)} samples, the first is client {int(counts.argmin())}; use fewer clients or more data"
         )
     order = np.argsort(owner, kind="stable")
     return tuple(np.split(order, counts.cumsum()[:-1]))

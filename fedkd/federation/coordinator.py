@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import dataclass, replace
@@ -29,6 +30,9 @@ from fedkd.filters.selection import SCORE_BINS
 from fedkd.rows import Knowledge
 from fedkd.streams import stream
 from fedkd.types import Ids
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +189,8 @@ class Coordinator:
         answers.add_missing(
             clients_of(self._experiment), reason=f"no reply within {engine.round_timeout_s:g} s, or never set up"
         )
+        for client_id, reason in sorted((answers.failures | answers.rejected).items()):
+            _log.warning("round %d: client %d gave no usable reply: %s", request.round_id, client_id, reason)
         answers.check_quorum(request.round_id, engine.min_good_replies)
         return answers
 

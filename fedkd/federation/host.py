@@ -153,7 +153,7 @@ class ClientHost:
         if self.write_through or request.durable:
             self._add_unwritten(request, trees, parcels)
             self._write(workspace, round_folder(request.round_id), trees, parcels)
-        workspace.store.prune(request.keep)
+        workspace.store.prune(request.keep, before=request.round_id)
         return Bundle(ROUND, Parcel(), parcels)
 
     def _train(self, workspace: Workspace, request: RoundRequest, client_id: int) -> tuple[RoundResult, Any, Parcel]:

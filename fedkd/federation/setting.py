@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from fedkd.streams import stream
 from fedkd.types import Array, Ids
 
 Reply = TypeVar("Reply")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -162,6 +164,8 @@ class SetUp:
                     failures.append(answer)
                 else:
                     good[client_id] = answer
+        for failure in failures:
+            _log.warning("client %d could not %s: %s", failure.client_id, what, failure.reason)
         if not good:
             reasons = "; ".join(f"client {f.client_id}: {f.reason}" for f in failures[:3]) or "nobody answered"
             raise RunError(f"no client could {what}: {reasons}")

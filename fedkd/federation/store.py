@@ -80,15 +80,21 @@ class StateStore:
             raise StateError(f"client {client_id}: {path} holds another state than {ref.digest[:8]}; it was changed or damaged")
         return tree.from_parcel(parcel)
 
-    def prune(self, keep: Collection[str]) -> None:
-        """Remove the folders of rounds that are not in `keep`."""
+    def prune(self, keep: Collection[str], *, before: int) -> None:
+        """Remove the folders of rounds earlier than `before` that are not in `keep`.
+
+        Never later ones: other workers may have written them while this one was late.
+        """
         if not self.root.is_dir():
             return
-        for folder in self.root.iterdir():
-            if folder.is_dir() and folder.name != SETUP and folder.name not in keep:
+        for folder in self.root.glob(f"{_ROUND}*"):
+            if folder.name not in keep and folder.name < round_folder(before):
                 shutil.rmtree(folder, ignore_errors=True)  # another worker may be removing it too
+
+
+_ROUND = "round-"
 
 
 def round_folder(round_id: int) -> str:
     """The folder of the states after a round."""
-    return f"round-{round_id:06d}"
+    return f"{_ROUND}{round_id:06d}"

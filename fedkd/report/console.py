@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class Progress:
     """One live line while stderr is a terminal, one plain line per round where it is piped.
 
-    Feed it the events, for example as a listener of `Events`. A round's line comes with its `seconds/round`, or with
-    the first event of another round, so emit a round's numbers before its clock readings.
+    Call it with the events, for example as a listener of `Events`; the live line needs a `with` around the run, else
+    the lines are plain. A round's line comes with its `seconds/round`, or with the first event of another round, so
+    emit a round's numbers before its clock readings.
     """
 
     def __init__(self, rounds: int, *, console: Console | None = None) -> None:
@@ -34,10 +35,9 @@ class Progress:
         self._round_id: int | None = None
         self._accepted: float | None = None
         self._told: set[int] = set()
-        self._live = _live_line(self._console) if self._console.is_terminal else None
-        self._task = self._live.add_task("set-up", total=rounds + 1, figures="") if self._live else None
+        self._live: Any = None
 
-    def feed(self, event: Mapping[str, Any]) -> None:
+    def __call__(self, event: Mapping[str, Any]) -> None:
         """Take in one event."""
         round_id = int(event[ROUND_ID])
         if round_id != self._round_id:
@@ -49,7 +49,9 @@ class Progress:
             self._tell()
 
     def __enter__(self) -> Progress:
-        if self._live:
+        if self._console.is_terminal:
+            self._live = _live_line(self._console)
+            self._live.add_task("set-up", total=self._rounds + 1, figures="")
             self._live.start()
         return self
 
@@ -59,14 +61,15 @@ class Progress:
         self._tell()
         if self._live:
             self._live.stop()
+            self._live = None
 
     def _tell(self) -> None:
         if self._round_id is None or self._round_id in self._told or len(self._values) < 2:
             return
         self._told.add(self._round_id)
         title, figures = self._title(self._round_id), self._figures()
-        if self._live and self._task is not None:
-            self._live.update(self._task, description=title, completed=self._round_id + 1, figures=figures)
+        if self._live:
+            self._live.update(self._live.task_ids[0], description=title, completed=self._round_id + 1, figures=figures)
         else:
             self._console.file.write(f"{title}  {figures}".rstrip() + "\n")
             self._console.file.flush()
@@ -95,9 +98,10 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     from rich import box
     from rich.table import Table as RichTable
 
-    table = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for name in ("preset", "data", "partition"):
-        table.add_column(name, overflow="fold")
+    table = RichTable(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    is_short = all(len(str(summary["partition"])) <= len("partition") for summary in summaries)
+    for name in ("preset", "data", "partition"):  # what wraps where 80 columns are too few
+        table.add_column(name, overflow="fold", no_wrap=name == "partition" and is_short)
     for name in ("clients", "rounds", "final", "best", "sd", "up", "down", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for summary in summaries:
@@ -114,7 +118,7 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
         )
     names = sorted({_metric(summary) for summary in summaries})
     what = " or ".join(names) or "score"
-    table.caption = f"final, best: mean {what} of all clients; sd: over clients, final; up, down: all rounds"
+    table.caption = f"final, best: mean {what} of all clients; sd: over clients, at the end"
     table.caption_justify = "left"
     return table
 

@@ -138,9 +138,9 @@ def _clients(history: History, summary: Summary) -> tuple[list[str], list[list[s
         columns.append(("classes held", [MISSING if row is None else str(sum(bool(v) for v in row)) for row in counts]))
     if scores:
         final = summary["metric_per_client"] or summary["acc_per_client"]
-        if final:
-            columns.append((f"final {name}", [format_figure(v) for v in final]))
-        columns.append((f"first {name}", [format_figure(v) for v in scores[0][1]]))
+        latest = (f"final {name}", final) if final else (f"{name}, round {scores[-1][0] + 1}", scores[-1][1])
+        columns.append((latest[0], [format_figure(v) for v in latest[1]]))
+        columns.append((f"{name}, round {scores[0][0] + 1}", [format_figure(v) for v in scores[0][1]]))
     if sent:
         totals = np.array(sent, dtype=float)  # a client that failed in a round sent nothing that counted
         columns.append(("upload", [format_bytes(v) for v in np.where(np.isnan(totals), 0, totals).sum(axis=0)]))

@@ -70,9 +70,13 @@ def summarise(
     }
 
 
-def write_summary(folder: RunFolder, summary: Summary) -> None:
-    """Write summary.json."""
+def write_summary(
+    folder: RunFolder, *, engine: str | None, metric_name: str | None, higher_is_better: bool | None
+) -> Summary:
+    """Write summary.json; returns what is in it."""
+    summary = summarise(folder, engine=engine, metric_name=metric_name, higher_is_better=higher_is_better)
     write_atomic(folder.summary_json, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    return summary
 
 
 def read_summary(folder: RunFolder) -> Summary | None:

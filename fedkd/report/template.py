@@ -23,7 +23,8 @@ dl.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5
 dl.figures div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .6rem .8rem; }
 dl.figures dt { font-size: .82rem; color: var(--muted); }
 dl.figures dd { margin: 0; font-size: 1.25rem; font-weight: 600; }
-figure { margin: 0; } figcaption { font-size: .9rem; } figure svg { display: block; width: 100%; height: auto; }
+figure { margin: 0; overflow-x: auto; } figcaption { font-size: .9rem; }
+figure svg { display: block; width: 100%; min-width: 34rem; height: auto; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 .scroll { overflow: auto; max-height: 40rem; } table { border-collapse: collapse; font-size: .9rem; width: 100%; }
 caption { text-align: left; color: var(--muted); padding: .3rem 0; }

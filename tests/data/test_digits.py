@@ -8,7 +8,8 @@ def test_shapes_range_and_types() -> None:
     digits = load_digits(DataConfig())
     assert (digits.train.x.shape, digits.test.x.shape) == ((1437, 1, 8, 8), (360, 1, 8, 8))
     assert digits.input_shape == (1, 8, 8)
-    assert (digits.train.x.dtype, digits.train.labels.dtype) == (np.float32, np.int64)
+    assert digits.train.x.dtype == np.float32
+    assert digits.train.labels.dtype == np.int64
     assert (digits.train.x.min(), digits.train.x.max()) == (0.0, 1.0)
     assert digits.num_classes == 10
     assert digits.class_names == tuple("0123456789")

@@ -1,6 +1,7 @@
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_tampered_content_is_found(tmp_path: Path) -> None:
         {"samples": np.arange(3), "offsets": np.array([], np.int64), "digest": np.array("x")},
     ],
 )
-def test_a_file_of_another_form_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+def test_a_file_of_another_form_is_refused(tmp_path: Path, arrays: dict[str, Any]) -> None:
     np.savez(tmp_path / "odd.npz", **arrays)
     with pytest.raises(DataError, match=r"odd\.npz cannot be read"):
         PartitionTable.load(tmp_path / "odd.npz")

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from fedkd.data.base import Samples
+from fedkd.data.config import DataConfig
+from fedkd.data.digits import load_digits
 from fedkd.errors import ConfigError, DataError
 from fedkd.filters.kmeans import KMeansConfig, KMeansFilter
 from fedkd.types import Array
@@ -98,6 +100,30 @@ def test_separate_blobs_are_told_apart(width: int) -> None:
         assert kmeans.accept(Samples(blob(rng, centers[own], 4000))).mean() == pytest.approx(0.75, abs=0.03)
         for other in set(range(width)) - {own}:
             assert not kmeans.accept(Samples(blob(rng, centers[other], 1000))).any()
+
+
+def digit_rates(k_per_class: int) -> tuple[float, float, float]:
+    """Own, foreign and noise acceptance, mean over ten clients with one digit each, pixels."""
+    data, rng = load_digits(DataConfig()), np.random.default_rng(0)
+    noise = Samples(rng.random((300, 1, 8, 8), dtype=np.float32))
+    rates = []
+    for digit in range(10):
+        ids = rng.permutation(np.flatnonzero(data.train.labels == digit))
+        holdout = len(ids) // 5
+        private, held_out = data.train.take(ids[holdout:]), data.train.take(ids[:holdout])
+        kmeans = fitted(private, held_out, k_per_class=k_per_class)
+        own, accepted = data.test.labels == digit, kmeans.accept(data.test)
+        rates.append((accepted[own].mean(), accepted[~own].mean(), kmeans.accept(noise).mean()))
+    own_rate, foreign_rate, noise_rate = np.mean(rates, axis=0)
+    return float(own_rate), float(foreign_rate), float(noise_rate)
+
+
+def test_digits_of_others_and_noise_are_rejected_and_one_centroid_is_worse() -> None:
+    own, foreign, noise = digit_rates(k_per_class=10)
+    assert 0.65 < own < 0.85  # q = 0.75; each client calibrates on some 29 samples only
+    assert foreign < 0.01
+    assert noise == 0.0
+    assert digit_rates(k_per_class=1)[1] > 1.5 * foreign
 
 
 def test_the_whole_hold_out_lies_within_its_largest_distance() -> None:

@@ -52,8 +52,8 @@ def column(*values: float) -> Samples:
 
 
 def run(filter: Filter, private: Samples, proxy: Samples, own: list[int], **options: Any) -> Selection:
-    options = {"own_sample_stage": True, "holdout": 0.2, "rng": np.random.default_rng(0)} | options
-    return select(filter, private=private, proxy=proxy, own_ids=np.array(own, np.int64), **options)
+    defaults: dict[str, Any] = {"own_sample_stage": True, "holdout": 0.2, "rng": np.random.default_rng(0)}
+    return select(filter, private=private, proxy=proxy, own_ids=np.array(own, np.int64), **(defaults | options))
 
 
 def test_own_samples_are_accepted_unseen() -> None:

@@ -12,7 +12,7 @@ from fedkd.lookup import resolve
 from fedkd.types import Array, Ids
 
 LABELS = st.lists(st.integers(0, 5), min_size=0, max_size=80).map(lambda labels: np.array(labels, np.int64))
-OPTIONS = {
+OPTIONS: dict[str, list[dict[str, float]]] = {
     "weak": [{}, {"random_classes": True}],
     "dirichlet": [{}, {"alpha": 0.05, "min_samples": 1}, {"alpha": 100.0}],
 }

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 
 import fedkd.metric_names as m
-from fedkd.extras import need
 from fedkd.report.events import History
-from fedkd.report.plots.canvas import GRID, MUTED, SERIES, Plot, Skipped, matrix, new_figure
+from fedkd.report.plots.canvas import GRID, MUTED, SERIES, Plot, Skipped, matrix, new_figure, round_axis
 from fedkd.types import Array
 
 NAME = "accuracy"
 
 
-def draw(history: History, _config: Mapping[str, Any]) -> Plot | Skipped:
+def draw(history: History, config: Mapping[str, Any]) -> Plot | Skipped:
     """Mean over clients as a line, standard deviation and extremes as bands, chance as a dashed line."""
     is_accuracy = bool(history.series(m.ACC_PER_CLIENT))
     what = "accuracy" if is_accuracy else "score"
@@ -53,11 +52,8 @@ def draw(history: History, _config: Mapping[str, Any]) -> Plot | Skipped:
             axes.axhline(1 / classes, color=MUTED, ls=":", lw=1.4, label=f"chance (1/{classes})")
         axes.set_ylim(0, max(1.0, float(np.nanmax(high))))
     axes.grid(axis="y", color=GRID)
-    axes.set(xlabel="round (the last point follows the closing message)", ylabel=what)
-    axes.xaxis.set_major_locator(
-        need("matplotlib.ticker", extra="viz", what="plotting").MaxNLocator(12, integer=True, min_n_ticks=1)
-    )
-    axes.margins(x=0.02)
+    axes.set_ylabel(what)
+    round_axis(axes, last=int(rounds[-1]) - 1, config=config)
     figure.legend(loc="outside upper left", ncols=5)
     caption = (
         f"The line is the mean {what} of all clients; the darker band is one standard deviation over clients, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ NOT_THERE: Final = "#9aa0a6"  # a heat map's cell without a value
 
 TICKS_UP_TO = 40  # more clients or classes than this get no tick label each
 CELL_TEXT_UP_TO = 16  # columns and rows of a heat map whose cells are written out
+PICTURE_COLUMNS = 400  # wider heat maps have less than a few pixels for a column
 WIDTH_IN = 9.0  # shown at 900 px, 10 pt text is 14 px high
 
 STYLE: Final[Mapping[str, Any]] = {
@@ -150,12 +152,17 @@ def heat_map(figure: Figure, axes: Axes, values: Array, *, label: str, high: flo
     """
     colors = need("matplotlib", extra="viz", what="plotting").colormaps["cividis"].with_extremes(bad=NOT_THERE)
     top = high if high is not None else max(float(np.nanmax(values, initial=0.0)), 1.0)
-    image = axes.imshow(np.ma.masked_invalid(values), cmap=colors, vmin=0.0, vmax=top, aspect="auto")
+    rows, columns = values.shape
+    picture: Array = np.ma.masked_invalid(values)
+    if columns > PICTURE_COLUMNS:  # smoothed sideways then; the copies keep that from blending rows
+        picture = np.repeat(picture, math.ceil(PICTURE_COLUMNS / rows), axis=0)
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    image = axes.imshow(picture, cmap=colors, vmin=0.0, vmax=top, aspect="auto", extent=extent)
     bar = figure.colorbar(image, ax=axes, label=label, pad=0.015, aspect=30, fraction=0.05)
     bar.outline.set_visible(False)
     axes.spines[:].set_visible(False)
-    number_ticks(axes, x=values.shape[1], y=values.shape[0])
-    if max(values.shape) <= CELL_TEXT_UP_TO:
+    number_ticks(axes, x=columns, y=rows)
+    if max(rows, columns) <= CELL_TEXT_UP_TO:
         for (i, j), value in np.ndenumerate(values):
             text = "" if np.isnan(value) else f"{value:.2f}" if high is not None else f"{value:.0f}"
             axes.text(
@@ -168,6 +175,10 @@ def heat_height_in(rows: int) -> float:
     return float(np.clip(1.1 + 0.28 * rows, 2.6, 6.5))
 
 
-def final_words(round_id: int | None, rounds: int) -> str:
-    """How a title names the moment that its figures are from."""
-    return "at the end" if round_id is None or round_id >= rounds else f"after round {round_id + 1}"
+def round_axis(axes: Axes, *, last: int, config: Mapping[str, Any]) -> None:
+    """Name an axis of rounds, which people count from one, up to round_id `last`."""
+    ticker = need("matplotlib.ticker", extra="viz", what="plotting")
+    closes = last >= int(config.get("rounds", last + 1))
+    axes.set_xlabel(f"round ({last + 1} is the closing message)" if closes else "round")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(12, integer=True, min_n_ticks=1))
+    axes.margins(x=0.02)

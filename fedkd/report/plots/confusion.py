@@ -9,7 +9,7 @@ import numpy as np
 
 import fedkd.metric_names as m
 from fedkd.report.events import History
-from fedkd.report.plots.canvas import Plot, Skipped, cells, final_words, heat_height_in, heat_map, matrix, new_figure
+from fedkd.report.plots.canvas import Plot, Skipped, cells, heat_height_in, heat_map, matrix, new_figure
 from fedkd.types import Array
 
 RECALL = "recall_by_class"
@@ -69,4 +69,5 @@ def _shares(history: History) -> Array | None:
 
 
 def _moment(history: History, config: Mapping[str, Any]) -> str:
-    return final_words(history.series(m.CONFUSION)[-1][0], int(config.get("rounds", 0)))
+    round_id = history.series(m.CONFUSION)[-1][0]
+    return "at the end" if round_id >= int(config.get("rounds", 0)) else f"after round {round_id + 1}"

@@ -45,12 +45,12 @@ def draw(history: History, _config: Mapping[str, Any]) -> Plot | Skipped:
         axes.set(xlim=(-0.6, clients - 0.4), ylim=(classes - 0.4, -0.6))
         number_ticks(axes, x=clients, y=classes)
         axes.spines[:].set_visible(False)
-        caption = f"The area of a bubble is the number of samples (largest: {np.nanmax(table):,.0f})"
+        largest = f"{np.nanmax(table):,.0f}"
+        caption = f"The area of a bubble is the number of samples (largest: {largest}); no bubble, no samples."
     else:
         heat_map(figure, axes, table.T, label="samples", high=None)
-        caption = "Brighter cells are more samples"
+        caption = "Brighter cells are more samples, the darkest are none."
     axes.set(xlabel="client", ylabel="class")
-    caption += "; where nothing stands, the client has none of that class."
     skew = history.last(m.SKEW) or {}
     if "js_divergence" in skew:
         caption += f" Jensen-Shannon divergence of the mixes {skew['js_divergence']:.2f} (0: all alike, 1: none shared)"

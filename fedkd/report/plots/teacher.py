@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import fedkd.metric_names as m
-from fedkd.extras import need
 from fedkd.report.events import History
-from fedkd.report.plots.canvas import GRID, SERIES, Plot, Skipped, new_figure
+from fedkd.report.plots.canvas import GRID, SERIES, Plot, Skipped, new_figure, round_axis
 
 NAME = "teacher"
 TITLE = "The common teacher by round"
@@ -19,7 +18,7 @@ LINES = (
 )
 
 
-def draw(history: History, _config: Mapping[str, Any]) -> Plot | Skipped:
+def draw(history: History, config: Mapping[str, Any]) -> Plot | Skipped:
     """Three shares on one axis."""
     series = {key: dict(history.series(name)) for key, name, *_ in LINES}
     rounds = sorted({round_id for values in series.values() for round_id in values})
@@ -33,11 +32,8 @@ def draw(history: History, _config: Mapping[str, Any]) -> Plot | Skipped:
             axes.plot(x, y, color=color, ls=line, marker=marker if len(x) <= 40 else None, ms=4, label=label)
     axes.set_ylim(0, 1.02)
     axes.grid(axis="y", color=GRID)
-    axes.set(xlabel="round", ylabel="share")
-    axes.xaxis.set_major_locator(
-        need("matplotlib.ticker", extra="viz", what="plotting").MaxNLocator(12, integer=True, min_n_ticks=1)
-    )
-    axes.margins(x=0.02)
+    axes.set_ylabel("share")
+    round_axis(axes, last=rounds[-1], config=config)
     figure.legend(loc="outside upper left", ncols=3)
     rows: list[dict[str, object]] = [
         {"round_id": r, **{key: values.get(r) for key, values in series.items()}} for r in rounds

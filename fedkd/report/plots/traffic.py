@@ -9,14 +9,14 @@ import fedkd.metric_names as m
 from fedkd.extras import need
 from fedkd.federation.emitter import SETUP_ROUND
 from fedkd.report.events import History
-from fedkd.report.plots.canvas import GRID, SERIES, Plot, Skipped, new_figure
+from fedkd.report.plots.canvas import GRID, SERIES, Plot, Skipped, new_figure, round_axis
 from fedkd.report.units import format_bytes
 
 NAME = "bytes"
 TITLE = "Bytes per round, all clients together"
 
 
-def draw(history: History, _config: Mapping[str, Any]) -> Plot | Skipped:
+def draw(history: History, config: Mapping[str, Any]) -> Plot | Skipped:
     """Upload and download as two panels of bars: they may differ by orders of magnitude."""
     up, down = (
         {r: v for r, v in history.series(name) if r != SETUP_ROUND} for name in (m.UPLINK_BYTES, m.DOWNLINK_BYTES)
@@ -32,10 +32,9 @@ def draw(history: History, _config: Mapping[str, Any]) -> Plot | Skipped:
         axes.set_title(f"{name}: {format_bytes(sum(series.values()))} in all", size=10)
         axes.yaxis.set_major_locator(ticker.MaxNLocator(3))
         axes.yaxis.set_major_formatter(ticker.FuncFormatter(_tick))
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(12, integer=True, min_n_ticks=1))
         axes.grid(axis="y", color=GRID)
-        axes.set_xlim(rounds[0] + 0.4, rounds[-1] + 1.6)
-    panels[1].set_xlabel("round (the last bar is the closing message)")
+    round_axis(panels[1], last=rounds[-1], config=config)
+    panels[1].set_xlim(rounds[0] + 0.4, rounds[-1] + 1.6)
     rows = [{"round_id": r, "upload_bytes": up.get(r), "download_bytes": down.get(r)} for r in rounds]
     caption = "What clients send to the server (top) and the server to clients (bottom); the set-up is not in it."
     return Plot(NAME, TITLE, caption, figure, rows)

@@ -1,0 +1,172 @@
+"""The command line: run, report, list, doctor. Commands parse and print; the work is elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedkd.errors import ConfigError, FedKDError
+
+app = typer.Typer(
+    help="Federated distillation: clients exchange outputs on a shared proxy set, never weights.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Engine(str, Enum):
+    """Where the clients run."""
+
+    local = "local"
+    flower = "flower"
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="A TOML file, or the name of one in simulations/.")] = "",
+    config: Annotated[
+        list[str] | None,
+        typer.Option("--config", "-c", metavar="KEY=VALUE", help="Override a key, e.g. -c preset=fd -c rounds=5. Repeatable."),
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="local: in this process, no Flower, no Ray. flower: a Flower simulation on Ray.")
+    ] = Engine.local,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; must not exist. [default: runs/<time>-<preset>]", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder, from its last checkpoint.", show_default=False)
+    ] = None,
+) -> None:
+    """Run one experiment: progress, a table, and a run folder with summary, plots and report."""
+    from fedkd.compose import compose, parse_overrides
+    from fedkd.report.console import Progress, print_summary
+    from fedkd.report.folder import default_run_path
+    from fedkd.runner import conduct_locally, open_run, start_run
+
+    _show_warnings()
+    if resume is not None:
+        if experiment or config or out is not None:
+            raise ConfigError("--resume goes on with a run as it is: give no experiment, -c or --out beside it", key="resume")
+        started = open_run(resume)
+    else:
+        composed = compose(experiment=experiment, overrides={"the command line": parse_overrides(config or [])})
+        started = start_run(composed, out or default_run_path(composed.core.preset, datetime.now()))
+    with Progress(started.experiment.core.rounds) as progress:
+        if engine is Engine.flower:
+            from fedkd.flower_run import run_on_flower
+
+            summary = run_on_flower(started, listeners=[progress])
+        else:
+            summary = conduct_locally(started, listeners=[progress])
+    print_summary(summary, started.folder)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+) -> None:
+    """Write plots and report.html of runs anew, from their event files."""
+    from fedkd.report.folder import RunFolder
+    from fedkd.report.html import write_report
+
+    for path in runs:
+        typer.echo(write_report(RunFolder.open(path)))
+
+
+class Kind(str, Enum):
+    """What can be listed."""
+
+    methods = "methods"
+    schemes = "schemes"
+    presets = "presets"
+    filters = "filters"
+    codecs = "codecs"
+    partitions = "partitions"
+    datasets = "datasets"
+    models = "models"
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print what there is to choose from, read from the tables in the code."""
+    from fedkd.listing import listing
+
+    entries = listing(kind.value)
+    if as_json:
+        typer.echo(json.dumps(entries, indent=2))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "what it is", "keys", box=box.SIMPLE_HEAD)
+    for entry in entries:
+        table.add_row(entry["name"], entry["summary"], ", ".join(entry["keys"]))
+    Console().print(table)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at this machine: versions, extras, devices, threads. Non-zero exit where something needed is missing."""
+    from fedkd.doctor import examine
+
+    found = examine()
+    if as_json:
+        typer.echo(json.dumps([check.to_json() for check in found], indent=2))
+    else:
+        for check in found:
+            typer.echo(f"{'ok  ' if check.is_ok else 'FAIL' if check.is_needed else 'none'}  {check.name}: {check.text}")
+    if any(check.is_needed and not check.is_ok for check in found):
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Options that stand before a command."""
+    if show:
+        from fedkd import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; an expected error is one message on standard error and exit code 1."""
+    _guard(lambda: app())
+
+
+def _guard(call: Callable[[], Any]) -> None:
+    try:
+        call()
+    except FedKDError as error:
+        typer.secho(f"fedkd: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.secho("fedkd: stopped; a run can be continued with --resume", err=True)
+        sys.exit(130)
+
+
+def _show_warnings() -> None:
+    """Warnings of fedkd (failed clients, missing extras) as plain lines on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logger = logging.getLogger("fedkd")
+    logger.addHandler(handler)
+    logger.propagate = False

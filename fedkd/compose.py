@@ -1,0 +1,87 @@
+"""From what a person gives (preset, experiment file, overrides) to an Experiment. One merge order for every entrance."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedkd.errors import ConfigError
+from fedkd.experiment import Experiment, load_file, load_flat, merge
+from fedkd.lookup import nearest
+from fedkd.presets import preset_values
+from fedkd.types import Flat, Scalar
+
+SIMULATIONS = Path(__file__).resolve().parents[1] / "simulations"  # beside the package in a checkout and in a bundle
+
+
+def compose(*, experiment: str = "", overrides: Mapping[str, Flat] | None = None) -> Experiment:
+    """Defaults < preset < experiment < overrides.
+
+    Args:
+        experiment: a TOML path, the name of one in `simulations/`, or nothing.
+        overrides: origin (shown in messages) -> flat keys; later ones win. A `preset` among them wins over the file's.
+
+    Raises:
+        ConfigError: a file, key or value is wrong.
+    """
+    layers: dict[str, Flat] = {}
+    if experiment:
+        path = find_experiment(experiment)
+        layers[f"file {path}"] = load_file(path)
+    layers |= overrides or {}
+    preset = "edgefd"
+    for layer in layers.values():
+        preset = str(layer.get("preset", preset))
+    values, origins = merge({f"preset {preset!r}": preset_values(preset), **layers})
+    return Experiment.build(values, origins)
+
+
+def find_experiment(name: str) -> Path:
+    """The experiment file: a path as it is, else `simulations/<name>.toml`."""
+    for path in (Path(name), SIMULATIONS / f"{name}.toml", Path("simulations") / f"{name}.toml"):
+        if path.is_file():
+            return path.resolve()
+    known = sorted(path.stem for path in SIMULATIONS.glob("*.toml")) if SIMULATIONS.is_dir() else []
+    listed = f" Experiments here: {', '.join(known)}" if known else " Give the path of a TOML file"
+    raise ConfigError(f"experiment {name!r} is neither a file nor the name of one{nearest(name, known)}{listed}", key="experiment")
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Scalar]:
+    """`key=value` pairs; a value that is no TOML stands for itself, so texts need no quotes."""
+    values: dict[str, Scalar] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"override {pair!r} is no key=value pair; write for example -c rounds=5", key=pair)
+        values[key.strip().replace("-", "_")] = _value(text.strip())
+    return values
+
+
+def from_run_config(config: Mapping[str, Scalar]) -> Experiment:
+    """The experiment that Flower's run config describes.
+
+    The core keys that pyproject.toml lists stand at "" (texts) or -1 (numbers) for `as the preset says`; `experiment`
+    names a file and `overrides` is TOML text, for Flower refuses keys that it does not know.
+    """
+    given = {
+        key.replace("-", "_"): value
+        for key, value in config.items()
+        if key not in RUN_KEYS and value != "" and (isinstance(value, bool | str) or value >= 0)
+    }
+    layers: dict[str, Flat] = {"the run config": given}
+    text = str(config.get("overrides", ""))
+    if text:
+        layers["overrides"] = load_flat(text, origin="overrides")
+    return compose(experiment=str(config.get("experiment", "")), overrides=layers)
+
+
+RUN_KEYS = frozenset({"experiment", "overrides", "out", "resume-from"})  # of the run config, not of the experiment
+
+
+def _value(text: str) -> Scalar:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, bool | int | float | str) else text

@@ -1,0 +1,55 @@
+"""What this machine has: the first thing to run on a new device."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+NEEDED = ("numpy", "scikit-learn", "safetensors", "torch", "torchvision", "flwr")
+OPTIONAL = (("ray", "simulation"), ("matplotlib", "viz"), ("jinja2", "viz"), ("datasets", "hub"))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding."""
+
+    name: str
+    text: str
+    is_ok: bool
+    is_needed: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def examine() -> list[Check]:
+    """Versions, extras, processor and accelerator of this machine."""
+    found = [
+        Check("python", platform.python_version(), sys.version_info >= (3, 11)),
+        Check("machine", f"{platform.machine()}, {os.cpu_count()} cores", True),
+    ]
+    found += [_package(name, "", is_needed=True) for name in NEEDED]
+    found += [_package(name, extra, is_needed=False) for name, extra in OPTIONAL]
+    return [*found, _accelerator()]
+
+
+def _package(name: str, extra: str, *, is_needed: bool) -> Check:
+    try:
+        return Check(name, version(name), True, is_needed)
+    except PackageNotFoundError:
+        return Check(name, f"not installed; pip install 'fedkd{f'[{extra}]' if extra else ''}'", False, is_needed)
+
+
+def _accelerator() -> Check:
+    try:
+        import torch
+    except ImportError as error:
+        return Check("accelerator", f"torch does not import: {error}", False)
+    if torch.cuda.is_available():
+        return Check("accelerator", torch.cuda.get_device_name(0), True, False)
+    return Check("accelerator", "none that torch sees; clients train on the CPU", False, False)

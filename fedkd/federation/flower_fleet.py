@@ -1,0 +1,131 @@
+"""Clients behind Flower nodes: simulation on Ray, and deployment on devices. One of three modules that import Flower."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import final
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedkd.errors import RunError
+from fedkd.federation.fleet import CohortReply, Fleet, deal, failed_cohort, read_reply
+from fedkd.federation.messages import ROUND, Request
+from fedkd.federation.wire import Bundle, Parcel, pack, unpack
+
+POLL_S = 0.2
+WAIT_FOR_NODES_S = 120.0
+
+
+@final
+class FlowerFleet(Fleet):
+    """Deals clients over the nodes that are there now; a node that names its own clients gets exactly those.
+
+    A client is known by its client id. Flower's node ids change whenever a SuperNode restarts, so they serve for
+    addressing within one message and nothing else.
+    """
+
+    def __init__(self, grid: Grid, *, clients_per_node: int = 0) -> None:
+        self._grid = grid
+        self._clients_per_node = clients_per_node
+        self._greeting: Request | None = None
+        self._homes: dict[int, list[int] | None] = {}  # node -> the clients that live there; None: any client
+        self._greeted: list[Parcel] = []
+
+    def hello(self, request: Request, *, deadline_s: float) -> list[Parcel]:
+        """Wait for nodes and greet them all; later, whoever is new is greeted before the next message."""
+        self._greeting = request
+        self._greet(self._nodes(), deadline_s)
+        return self._greeted
+
+    def broadcast(self, request: Request, *, deadline_s: float) -> Iterator[CohortReply]:
+        """One message per cohort; replies in the order of the cohorts."""
+        nodes = self._nodes()
+        self._greet(nodes, deadline_s)
+        cohorts = self._place(sorted(request.clients), nodes)
+        common = _record(request.common())  # one record for all messages: Flower sends equal objects once
+        messages = [
+            Message(
+                RecordDict({"common": common, "cohort": _record(request.cohort(clients))}),
+                dst_node_id=node,
+                message_type="train" if request.kind == ROUND else f"query.{request.kind}",
+                group_id=str(number),
+            )
+            for number, (node, clients) in enumerate(cohorts)
+        ]
+        replies = {reply.metadata.group_id: reply for reply in self._grid.send_and_receive(messages, timeout=deadline_s)}
+        for number, (node, clients) in enumerate(cohorts):
+            reply = replies.get(str(number))
+            if reply is None:
+                yield failed_cohort(clients, f"node {node} gave no reply within {deadline_s:g} s")
+            elif reply.has_error():
+                yield failed_cohort(clients, f"node {node}: Flower error {reply.error.code}: {reply.error.reason}")
+            else:
+                yield read_reply(_bytes(reply), clients)
+
+    def close(self) -> None:
+        """Nothing: the grid belongs to Flower."""
+
+    def _nodes(self) -> list[int]:
+        """The nodes that are there, once two looks agree: in simulation they register after the server has started."""
+        deadline = time.monotonic() + WAIT_FOR_NODES_S
+        seen: list[int] = []
+        while True:
+            now = sorted(self._grid.get_node_ids())
+            if now and (now == seen or set(now) <= self._homes.keys()):
+                return now
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"no Flower node registered within {WAIT_FOR_NODES_S:g} s; start SuperNodes, or see the simulation's log"
+                )
+            seen = now
+            time.sleep(POLL_S)
+
+    def _greet(self, nodes: list[int], deadline_s: float) -> None:
+        """Say hello to the nodes that are new; nodes that left are forgotten."""
+        self._homes = {node: home for node, home in self._homes.items() if node in nodes}
+        new = [node for node in nodes if node not in self._homes]
+        if not new or self._greeting is None:
+            return
+        common, nobody = _record(self._greeting.common()), _record(pack(Bundle(self._greeting.kind, Parcel())))
+        content = RecordDict({"common": common, "cohort": nobody})
+        messages = [Message(content, dst_node_id=node, message_type=f"query.{self._greeting.kind}") for node in new]
+        refusals = []
+        for reply in self._grid.send_and_receive(messages, timeout=deadline_s):
+            if reply.has_error():
+                refusals.append(f"node {reply.metadata.src_node_id}: {reply.error.code}: {reply.error.reason}")
+                continue
+            greeting = unpack(_bytes(reply)).shared
+            here = greeting.header.get("clients")
+            self._homes[reply.metadata.src_node_id] = None if here is None else [int(client) for client in here]
+            self._greeted.append(greeting)
+        if not self._homes:
+            raise RunError(f"no Flower node answered hello: {'; '.join(refusals[:3]) or f'none within {deadline_s:g} s'}")
+
+    def _place(self, clients: list[int], nodes: list[int]) -> list[tuple[int, list[int]]]:
+        """(node, clients) for every message of this request."""
+        wanted = set(clients)
+        placed: list[tuple[int, list[int]]] = []
+        for node in nodes:
+            home = self._homes.get(node)
+            own = sorted(wanted.intersection(home or ()))
+            if own:
+                wanted -= set(own)
+                placed.append((node, own))
+        anyone = [node for node in nodes if node in self._homes and self._homes[node] is None]
+        if anyone:
+            cohorts = deal(sorted(wanted), len(anyone), self._clients_per_node)
+            placed += [(anyone[number % len(anyone)], cohort) for number, cohort in enumerate(cohorts)]
+        return placed
+
+
+def _record(data: bytes) -> ArrayRecord:
+    """Bytes as the one kind of record that Flower sends in pieces, whatever its size."""
+    return ArrayRecord({"blob": Array(np.frombuffer(data, np.uint8))})
+
+
+def _bytes(message: Message) -> bytes:
+    blob: bytes = message.content.array_records["reply"]["blob"].numpy().tobytes()
+    return blob

@@ -1,0 +1,47 @@
+"""Flower's ServerApp: glue between the grid and the coordinator."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedkd.compose import from_run_config
+from fedkd.errors import FedKDError
+from fedkd.federation.flower_fleet import FlowerFleet
+from fedkd.report.console import Progress
+from fedkd.report.folder import default_run_path, state_home_run_path
+from fedkd.runner import conduct, open_run, start_run
+
+app = ServerApp()
+_log = logging.getLogger("flwr")
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the experiment that the run config describes, or go on with the run in `resume-from`.
+
+    Raises:
+        FedKDError: Flower then ends the run as failed; the reason also lies in the run folder as error.txt.
+    """
+    config = dict(context.run_config)
+    resume_from = str(config.get("resume-from", ""))
+    if resume_from:
+        run = open_run(Path(resume_from))
+    else:
+        experiment = from_run_config(config)
+        named = str(config.get("out", ""))
+        out = Path(named) if named else default_run_path(experiment.core.preset, datetime.now(), root=state_home_run_path())
+        if not out.is_absolute():
+            raise FedKDError(f"out is {named!r}, expected an absolute path: this process runs in a folder of Flower's choice")
+        run = start_run(experiment, out)
+    print(f"run folder: {run.folder.path}", flush=True)
+    try:
+        with FlowerFleet(grid, clients_per_node=run.experiment.core.clients_per_node) as fleet:
+            conduct(run, fleet, engine="flower", listeners=[Progress(run.experiment.core.rounds)])
+    except FedKDError as error:
+        run.folder.path.joinpath("error.txt").write_text(f"{error}\n")
+        raise
