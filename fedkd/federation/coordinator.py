@@ -48,17 +48,13 @@ class RunPaths:
 class Coordinator:
     """Runs one experiment over a fleet; every number goes to the emitter, every round into a checkpoint in time."""
 
-    def __init__(
-        self, experiment: Experiment, fleet: Fleet, *, plan: Plan, paths: RunPaths, emitter: Emitter
-    ) -> None:
+    def __init__(self, experiment: Experiment, fleet: Fleet, *, plan: Plan, paths: RunPaths, emitter: Emitter) -> None:
         self._experiment = experiment
         self._fleet = fleet
         self._plan = plan
         self._emitter = emitter
         self._checkpoints = Checkpoints(paths.checkpoints)
-        self._job = Job(
-            experiment=experiment.flat(), state_root=str(paths.state_root), partition=str(paths.partition)
-        )
+        self._job = Job(experiment=experiment.flat(), state_root=str(paths.state_root), partition=str(paths.partition))
         self._here = Workspace(self._job, Node())
         self._here.dataset = plan.dataset  # loaded already
         self._scheme: ServerScheme = experiment.scheme.create()

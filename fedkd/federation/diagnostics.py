@@ -67,7 +67,9 @@ def teaching(
     if taught is not None:
         numbers[m.TEACHER_ACC] = float((taught.values.argmax(axis=1) == setting.labels[taught.ids]).mean())
     if class_counts is not None and votes:
-        numbers[m.PURITY] = sum(_pure(rows, client_id, class_counts, setting.labels) for client_id, rows in spoken) / votes
+        numbers[m.PURITY] = (
+            sum(_pure(rows, client_id, class_counts, setting.labels) for client_id, rows in spoken) / votes
+        )
     return numbers
 
 

@@ -245,7 +245,9 @@ def rows_of(samples: np.ndarray, rows_per_sample: int) -> np.ndarray:
 def failure_of(client_id: int, parcel: Parcel) -> ClientFailure | None:
     """The failure that a reply's parcel stands for, if it does."""
     reason = parcel.header.get(FAILURE)
-    return None if reason is None else ClientFailure(client_id, str(reason), StateRef.from_json(parcel.header.get("ref")))
+    return (
+        None if reason is None else ClientFailure(client_id, str(reason), StateRef.from_json(parcel.header.get("ref")))
+    )
 
 
 def _each(clients: Mapping[int, Parcel], answer: Callable[[int], Parcel]) -> dict[int, Parcel]:

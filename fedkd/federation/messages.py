@@ -290,5 +290,3 @@ def decode_rows(headers: Sequence[Any], arrays: Mapping[str, Array], codec: Code
         named = {name.removeprefix(own): array for name, array in arrays.items() if name.startswith(own)}
         every.append(codec.decode(Encoded(header, named)))
     return tuple(every)
-
-

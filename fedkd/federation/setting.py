@@ -111,8 +111,12 @@ class SetUp:
             m.SETUP_UPLINK_BYTES: uplink,
             m.SETUP_DOWNLINK_BYTES: downlink,
             m.THRESHOLD: [_get(results, i, lambda r: r.threshold) for i in range(self.experiment.core.num_clients)],
-            m.SCORE_HOLDOUT: [_get(results, i, lambda r: r.holdout_counts) for i in range(self.experiment.core.num_clients)],
-            m.SCORE_PROXY: [_get(results, i, lambda r: r.proxy_counts) for i in range(self.experiment.core.num_clients)],
+            m.SCORE_HOLDOUT: [
+                _get(results, i, lambda r: r.holdout_counts) for i in range(self.experiment.core.num_clients)
+            ],
+            m.SCORE_PROXY: [
+                _get(results, i, lambda r: r.proxy_counts) for i in range(self.experiment.core.num_clients)
+            ],
         }
         return setting, numbers, {m.SECONDS_FILTER: sum(result.seconds for result in results.values())}
 
@@ -124,7 +128,9 @@ class SetUp:
         read = _read_all(parcels, Contribution.from_parcel)
         shapes = {contribution.x.shape[1:] for contribution in read.values()}
         if len(shapes) > 1:
-            raise RunError(f"clients contribute inputs of different shapes {sorted(shapes)}; give all clients data of one shape")
+            raise RunError(
+                f"clients contribute inputs of different shapes {sorted(shapes)}; give all clients data of one shape"
+            )
         return read, sum(parcel.nbytes for parcel in parcels.values())
 
     def _order(self, size: int) -> Ids:

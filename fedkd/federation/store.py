@@ -77,7 +77,9 @@ class StateStore:
                 "resume from an earlier checkpoint"
             ) from error
         if found != ref.digest or tree.digest(parcel) != ref.digest:
-            raise StateError(f"client {client_id}: {path} holds another state than {ref.digest[:8]}; it was changed or damaged")
+            raise StateError(
+                f"client {client_id}: {path} holds another state than {ref.digest[:8]}; it was changed or damaged"
+            )
         return tree.from_parcel(parcel)
 
     def prune(self, keep: Collection[str], *, before: int) -> None:

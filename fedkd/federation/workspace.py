@@ -150,13 +150,13 @@ class Workspace:
             try:
                 _, arrays = load_arrays(path.read_bytes())
             except OSError as error:
-                raise StateError(f"proxy set {version} is not at {path}: {error.strerror}; run the set-up again") from error
+                raise StateError(
+                    f"proxy set {version} is not at {path}: {error.strerror}; run the set-up again"
+                ) from error
             self._proxies[version] = Samples(arrays["x"], arrays.get("y"))
         return self._proxies[version]
 
-    def context(
-        self, client_id: int, *, round_id: int, closing: bool, proxy: Proxy | None
-    ) -> Context:
+    def context(self, client_id: int, *, round_id: int, closing: bool, proxy: Proxy | None) -> Context:
         """What the trainer of one client may use in one round."""
         seed = self.experiment.core.seed
         key: dict[str, int] = {"round_id": round_id, "client": client_id}

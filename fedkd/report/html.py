@@ -145,7 +145,7 @@ def _clients(history: History, summary: Summary) -> tuple[list[str], list[list[s
         totals = np.array(sent, dtype=float)  # a client that failed in a round sent nothing that counted
         columns.append(("upload", [format_bytes(v) for v in np.where(np.isnan(totals), 0, totals).sum(axis=0)]))
     if history.last(m.THRESHOLD):
-        columns.append(("threshold", [MISSING if v is None else f"{v:.4g}" for v in history.last(m.THRESHOLD)]))
+        columns.append(("threshold", [format_figure(v) for v in history.last(m.THRESHOLD)]))
     lengths = {len(values) for _, values in columns}
     if not columns:
         return [], []
