@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import operator
+from collections.abc import Callable, Collection
 
 from fedkd.errors import ConfigError
 from fedkd.lookup import nearest
@@ -18,11 +19,11 @@ def check_range(
     below: float | None = None,
 ) -> None:
     """Raise ConfigError unless low <= value <= high and above < value < below (bounds not given do not bind)."""
-    bounds = (
-        (low, "at least", lambda v, b: v >= b),
-        (high, "at most", lambda v, b: v <= b),
-        (above, "greater than", lambda v, b: v > b),
-        (below, "less than", lambda v, b: v < b),
+    bounds: tuple[tuple[float | None, str, Callable[[float, float], bool]], ...] = (
+        (low, "at least", operator.ge),
+        (high, "at most", operator.le),
+        (above, "greater than", operator.gt),
+        (below, "less than", operator.lt),
     )
     wanted = [f"{words} {bound:g}" for bound, words, _ in bounds if bound is not None]
     if not all(holds(value, bound) for bound, _, holds in bounds if bound is not None):
@@ -32,4 +33,6 @@ def check_range(
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raise ConfigError unless `value` is one of `choices`; suggests the nearest one."""
     if value not in choices:
-        raise ConfigError(f"is {value!r}, expected one of {', '.join(sorted(choices))}{nearest(value, choices)}", key=name)
+        raise ConfigError(
+            f"is {value!r}, expected one of {', '.join(sorted(choices))}{nearest(value, choices)}", key=name
+        )

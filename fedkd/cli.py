@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 
 
-class Engine(str, Enum):
+class Engine(StrEnum):
     """Where the clients run."""
 
     local = "local"
@@ -35,16 +36,20 @@ def run(
     experiment: Annotated[str, typer.Argument(help="A TOML file, or the name of one in simulations/.")] = "",
     config: Annotated[
         list[str] | None,
-        typer.Option("--config", "-c", metavar="KEY=VALUE", help="Override a key, e.g. -c preset=fd -c rounds=5. Repeatable."),
+        typer.Option(
+            "--config", "-c", metavar="KEY=VALUE", help="Override a key, e.g. -c preset=fd -c rounds=5. Repeatable."
+        ),
     ] = None,
     engine: Annotated[
         Engine, typer.Option(help="local: in this process, no Flower, no Ray. flower: a Flower simulation on Ray.")
     ] = Engine.local,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder; must not exist. [default: runs/<time>-<preset>]", show_default=False)
+        Path | None,
+        typer.Option(help="Run folder; must not exist. [default: runs/<time>-<preset>]", show_default=False),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this folder, from its last checkpoint.", show_default=False)
+        Path | None,
+        typer.Option(help="Go on with the run in this folder, from its last checkpoint.", show_default=False),
     ] = None,
 ) -> None:
     """Run one experiment: progress, a table, and a run folder with summary, plots and report."""
@@ -53,21 +58,27 @@ def run(
     from fedkd.report.folder import default_run_path
     from fedkd.runner import conduct_locally, open_run, start_run
 
-    _show_warnings()
+    conduct = conduct_locally
+    if engine is Engine.flower:
+        from fedkd.flower_run import check_flower_engine, run_on_flower
+
+        check_flower_engine()
+        conduct = run_on_flower
     if resume is not None:
         if experiment or config or out is not None:
-            raise ConfigError("--resume goes on with a run as it is: give no experiment, -c or --out beside it", key="resume")
+            raise ConfigError(
+                "--resume goes on with a run as it is: give no experiment, -c or --out beside it", key="resume"
+            )
         started = open_run(resume)
     else:
         composed = compose(experiment=experiment, overrides={"the command line": parse_overrides(config or [])})
         started = start_run(composed, out or default_run_path(composed.core.preset, datetime.now()))
-    with Progress(started.experiment.core.rounds) as progress:
-        if engine is Engine.flower:
-            from fedkd.flower_run import run_on_flower
-
-            summary = run_on_flower(started, listeners=[progress])
-        else:
-            summary = conduct_locally(started, listeners=[progress])
+    try:
+        with _warnings_shown(), Progress(started.experiment.core.rounds) as progress:
+            summary = conduct(started, listeners=[progress])
+    except KeyboardInterrupt:
+        typer.echo(f"fedkd: stopped; go on with: fedkd run --resume {started.folder.path} --engine {engine}", err=True)
+        raise typer.Exit(130) from None
     print_summary(summary, started.folder)
 
 
@@ -83,7 +94,7 @@ def report(
         typer.echo(write_report(RunFolder.open(path)))
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """What can be listed."""
 
     methods = "methods"
@@ -130,7 +141,9 @@ def doctor(
         typer.echo(json.dumps([check.to_json() for check in found], indent=2))
     else:
         for check in found:
-            typer.echo(f"{'ok  ' if check.is_ok else 'FAIL' if check.is_needed else 'none'}  {check.name}: {check.text}")
+            typer.echo(
+                f"{'ok  ' if check.is_ok else 'FAIL' if check.is_needed else 'none'}  {check.name}: {check.text}"
+            )
     if any(check.is_needed and not check.is_ok for check in found):
         raise typer.Exit(1)
 
@@ -149,24 +162,23 @@ def version(
 
 def main() -> None:
     """Run the command line; an expected error is one message on standard error and exit code 1."""
-    _guard(lambda: app())
-
-
-def _guard(call: Callable[[], Any]) -> None:
     try:
-        call()
+        app()
     except FedKDError as error:
         typer.secho(f"fedkd: {error}", fg=typer.colors.RED, err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.secho("fedkd: stopped; a run can be continued with --resume", err=True)
-        sys.exit(130)
 
 
-def _show_warnings() -> None:
+@contextlib.contextmanager
+def _warnings_shown() -> Iterator[None]:
     """Warnings of fedkd (failed clients, missing extras) as plain lines on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logger = logging.getLogger("fedkd")
     logger.addHandler(handler)
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = True
+        logger.removeHandler(handler)

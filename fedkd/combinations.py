@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedkd.errors import ConfigError
+from fedkd.lookup import resolve
+from fedkd.tasks import TASKS
 
 if TYPE_CHECKING:
     from fedkd.experiment import Experiment
@@ -14,7 +16,7 @@ def check_combination(experiment: Experiment) -> None:
     """Raise ConfigError for the first pair of choices that cannot work together."""
     trainer, scheme = experiment.method.create(), experiment.scheme.create()
     uplink, downlink = experiment.codec.create(), experiment.downlink.create()
-    if experiment.task not in trainer.tasks:
+    if _task_name(experiment.task) not in trainer.tasks:
         raise ConfigError(
             f"method {experiment.method.name!r} does not train task {experiment.task!r}, only "
             f"{', '.join(sorted(trainer.tasks))}; choose another method",
@@ -52,3 +54,12 @@ def check_combination(experiment: Experiment) -> None:
 
 def _words(names: frozenset[str]) -> str:
     return " or ".join(sorted(names))
+
+
+def _task_name(task: str) -> str:
+    """The name that the task's class gives itself: a class from outside may be of a kind that trainers declare."""
+    try:
+        name: str = resolve(TASKS, task, what="task").name
+    except ConfigError as error:
+        raise ConfigError(f"task {error}", key="task") from error
+    return name

@@ -1,4 +1,4 @@
-"""From what a person gives (preset, experiment file, overrides) to an Experiment. One merge order for every entrance."""
+"""From what a person gives (preset, experiment file, overrides) to an Experiment: one merge order for all entrances."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def find_experiment(name: str) -> Path:
             return path.resolve()
     known = sorted(path.stem for path in SIMULATIONS.glob("*.toml")) if SIMULATIONS.is_dir() else []
     listed = f" Experiments here: {', '.join(known)}" if known else " Give the path of a TOML file"
-    raise ConfigError(f"experiment {name!r} is neither a file nor the name of one{nearest(name, known)}{listed}", key="experiment")
+    raise ConfigError(
+        f"experiment {name!r} is neither a file nor the name of one{nearest(name, known)}{listed}", key="experiment"
+    )
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Scalar]:

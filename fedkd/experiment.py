@@ -21,12 +21,13 @@ from fedkd.data.proxy import ProxyConfig
 from fedkd.errors import ConfigError
 from fedkd.exchange import CODECS, SCHEMES
 from fedkd.filters import FILTERS
+from fedkd.filters.features import FEATURES, check_features
+from fedkd.filters.selection import RULES
 from fedkd.lookup import nearest, resolve
 from fedkd.methods import METHODS
 from fedkd.methods.schedule import ScheduleConfig
 from fedkd.models.config import ModelConfig
-from fedkd.settings import build_config, coerce, defaults_of
-from fedkd.tasks import TASKS
+from fedkd.settings import build_config, coerce, defaults_of, origin_of
 from fedkd.types import Flat, Scalar
 
 
@@ -55,9 +56,20 @@ class SelectionConfig:
 
     own_sample_stage: bool = True  # stage 1 of EdgeFD: what a client contributed itself is accepted unseen
     holdout: float = 0.2  # share of the private data kept from `fit` to calibrate the threshold on; 0..1
+    rule: str = "threshold"  # threshold: yes or no; soft: weights; nearest: only the client with the largest margin
+    softness: float = 0.1  # of the rule soft, in units of the margin (1 - d/T, or log of a ratio); > 0
+    features: str = "pixels"  # what filters compare: pixels, pca, random_conv, checkpoint
+    feature_dim: int = 64  # features of pca (at most) and random_conv; at least 1
+    checkpoint: str = ""  # of features checkpoint: a .safetensors file with the model's weights
+    feature_model: str = ""  # of features checkpoint: the model's name in torchvision, such as resnet18
 
     def __post_init__(self) -> None:
         check_range("holdout", self.holdout, above=0.0, below=1.0)
+        check_choice("rule", self.rule, RULES)
+        check_range("softness", self.softness, above=0.0)
+        check_choice("features", self.features, FEATURES)
+        check_range("feature_dim", self.feature_dim, low=1)
+        check_features(self.features, checkpoint=self.checkpoint, model=self.feature_model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,17 +118,24 @@ class Choice:
     @functools.cached_property
     def cls(self) -> Any:
         """The chosen class."""
+        key = f"{self.group}.name"
         try:
-            return resolve(CHOICES[self.group], self.name, what=self.group)
+            found = resolve(CHOICES[self.group], self.name, what=self.group)
         except ConfigError as error:
-            key = f"{self.group}.name"
-            origin = f" (from {self.origins[key]})" if key in self.origins else ""
-            raise ConfigError(f"{key}{origin} {error}", key=key) from error
+            raise ConfigError(f"{key}{origin_of(key, self.origins)} {error}", key=key) from error
+        if not dataclasses.is_dataclass(getattr(found, "Config", None)):
+            raise ConfigError(
+                f"{key}{origin_of(key, self.origins)} is {self.name!r}, which has no dataclass `Config`; "
+                f"write a {self.group} as the ones in the table are written",
+                key=key,
+            )
+        return found
 
     @functools.cached_property
     def config(self) -> Any:
         """The entry's frozen Config, checked."""
-        return build_config(self.cls.Config, self.options, group=self.group, origins=self.origins)
+        shared = ("name", *_common_keys(self.group))
+        return build_config(self.cls.Config, self.options, group=self.group, origins=self.origins, shared=shared)
 
     def create(self, **extra: Any) -> Any:
         """A new instance of the chosen class."""
@@ -188,8 +207,11 @@ class Experiment:
         for flat, value in values.items():
             group, _, key = flat.rpartition(".")
             if group not in split:
-                known = [*split, "task"]
-                raise ConfigError(f"unknown key {flat!r}{nearest(group, known)} Groups: {', '.join(sorted(filter(None, known)))}")
+                groups = sorted(filter(None, split))
+                similar = nearest(flat, ["task"] if group == "task" else [f"{known}.{key}" for known in groups])
+                raise ConfigError(
+                    f"unknown key {flat!r}{origin_of(flat, origins)}{similar} Groups: {', '.join(groups)}", key=flat
+                )
             split[group][key] = value
         top = split.pop("")
         task = coerce(top.pop("task", "classification"), str, "task", origins)
@@ -198,14 +220,13 @@ class Experiment:
         selection: dict[str, Scalar] = {}
         for group in CHOICES:
             options = split[group]
-            shared = {f.name for f in dataclasses.fields(COMMON[group])} if group in COMMON else set()
-            if shared:
-                selection = {key: options.pop(key) for key in tuple(options) if key in shared}
+            if group in COMMON:
+                selection = {key: options.pop(key) for key in _common_keys(group) if key in options}
             name = coerce(options.pop("name", DEFAULT_CHOICES[group]), str, f"{group}.name", origins)
             chosen[group] = Choice(group, str(name), options, origins)
         plain = {group: build_config(kind, split[group], group=group, origins=origins) for group, kind in PLAIN.items()}
         return cls(
-            core=_build_core(top, origins),
+            core=build_config(CoreConfig, top, group="", origins=origins),
             task=str(task),
             selection=build_config(SelectionConfig, selection, group="filter", origins=origins),
             **plain,
@@ -220,7 +241,6 @@ class Experiment:
         """
         for group in CHOICES:
             _ = getattr(self, group).config
-        resolve(TASKS, self.task, what="task")
         from fedkd.combinations import check_combination
 
         check_combination(self)
@@ -259,9 +279,11 @@ def load_flat(text: str, *, origin: str) -> dict[str, Scalar]:
 def load_file(path: Path) -> dict[str, Scalar]:
     """Flat keys from a TOML file; ConfigError where it cannot be read."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"experiment file {path} cannot be read: {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"experiment file {path} is no text: {error}; give a TOML file") from error
     return load_flat(text, origin=f"file {path}")
 
 
@@ -275,7 +297,10 @@ def flatten(tree: Mapping[str, Any], *, origin: str, prefix: str = "") -> dict[s
         elif isinstance(value, bool | int | float | str):
             flat[name] = value
         else:
-            raise ConfigError(f"{name} (from {origin}) is {value!r}, expected one number, text, true or false", key=name)
+            raise ConfigError(
+                f"{name} (from {origin}) is {value!r}, expected one number, text, true or false; correct the value",
+                key=name,
+            )
     return flat
 
 
@@ -283,15 +308,15 @@ def merge(layers: Mapping[str, Flat]) -> tuple[dict[str, Scalar], dict[str, str]
     """Values and their origins from named layers, the later ones winning.
 
     Options of a choice are dropped when a later layer picks another entry by `<group>.name`: they belong to the
-    earlier entry.
+    earlier entry, which is the default one where no layer named one.
     """
     values: dict[str, Scalar] = {}
     origins: dict[str, str] = {}
     for origin, layer in layers.items():
-        for group in CHOICES:
-            name = layer.get(f"{group}.name")
-            if name is not None and name != values.get(f"{group}.name", name):
-                shared = {f"{group}.{f.name}" for f in dataclasses.fields(COMMON[group])} if group in COMMON else set()
+        for group, default in DEFAULT_CHOICES.items():
+            before = values.get(f"{group}.name", default)
+            if layer.get(f"{group}.name", before) != before:
+                shared = {f"{group}.{key}" for key in _common_keys(group)}
                 for key in [k for k in values if k.startswith(f"{group}.") and k not in shared]:
                     del values[key], origins[key]
         for key, value in layer.items():
@@ -299,18 +324,19 @@ def merge(layers: Mapping[str, Flat]) -> tuple[dict[str, Scalar], dict[str, str]
     return values, origins
 
 
+def _common_keys(group: str) -> tuple[str, ...]:
+    """Bare keys of a choice group that every entry of it shares."""
+    return tuple(defaults_of(COMMON[group])) if group in COMMON else ()
+
+
 def _check_core_keys(top: Mapping[str, Scalar], origins: Mapping[str, str]) -> None:
+    """ConfigError for a key without a group that there is not, with the nearest key of any group."""
     names = [*defaults_of(CoreConfig), "task"]
     for key in top:
         if key not in names:
-            every = [*names, *(f"{g}.{k}" for g, kind in PLAIN.items() for k in defaults_of(kind)), *(f"{g}.name" for g in CHOICES)]
-            origin = f" (from {origins[key]})" if key in origins else ""
-            raise ConfigError(f"unknown key {key!r}{origin}{nearest(key, every)} Keys without a group: {', '.join(names)}", key=key)
-
-
-def _build_core(top: Mapping[str, Scalar], origins: Mapping[str, str]) -> CoreConfig:
-    try:
-        core: CoreConfig = build_config(CoreConfig, top, group="", origins=origins)
-    except ConfigError as error:
-        raise ConfigError(str(error).removeprefix("."), key=error.key) from error
-    return core
+            grouped = [f"{group}.{name}" for group, kind in PLAIN.items() for name in defaults_of(kind)]
+            similar = nearest(key, [*names, *grouped, *(f"{group}.name" for group in CHOICES)])
+            raise ConfigError(
+                f"unknown key {key!r}{origin_of(key, origins)}{similar} Keys without a group: {', '.join(names)}",
+                key=key,
+            )

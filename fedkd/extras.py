@@ -15,4 +15,6 @@ def need(module: str, *, extra: str, what: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
-        raise MissingExtraError(f"{what} needs {module!r}, which is not installed; run: pip install 'fedkd[{extra}]'") from error
+        raise MissingExtraError(
+            f"{what} needs {module!r}, which is not installed; run: pip install 'fedkd[{extra}]'"
+        ) from error

@@ -1,38 +1,29 @@
 """`fedkd run --engine flower`: Flower's own `flwr run`, with every pitfall of it taken care of (docs/flower.md).
 
-Flower's command line submits a run and forgets it. Here a SuperLink of our own on a free port serves exactly one run,
-is waited for, judged by Flower's word on how the run ended, and ended by its process id.
+Flower's command line submits a run and forgets it. Here a SuperLink of our own serves exactly one run, which is waited
+for and judged by Flower's word on how it ended.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from fedkd.errors import FedKDError, MissingExtraError, RunError
+from fedkd.experiment import Experiment
 from fedkd.report.summary import Summary, read_summary
 from fedkd.report.tail import Tail
-from fedkd.runner import Listener, Run
+from fedkd.runner import Listener, Run, rewind
+from fedkd.superlink import POLL_S, SuperLink, last_words, superlink
+from fedkd.types import Scalar
 
-START_TIMEOUT_S = 60.0
-STATUS_EVERY_S = 4.0
-POLL_S = 0.2
-END_TIMEOUT_S = 15.0
-_BIN = Path(sys.executable).parent
+PENDING_TIMEOUT_S = 180.0  # a submitted run that does not start by then never will
+STATUS_EVERY_S = (1.0, 4.0, 15.0)  # each look costs a Python start: when the run seems over, at first, at most
 
 _PYPROJECT = """\
 [build-system]
@@ -55,185 +46,77 @@ resume-from = ""
 """
 
 
+def check_flower_engine() -> None:
+    """MissingExtraError where a Flower simulation cannot run here."""
+    if find_spec("ray") is None:
+        raise MissingExtraError(
+            "the Flower engine simulates on Ray, which is not installed; run: pip install 'fedkd[simulation]'"
+        )
+
+
 def run_on_flower(run: Run, *, listeners: Sequence[Listener] = ()) -> Summary:
-    """Run (or go on with) the run in a Flower simulation on Ray; the summary.
+    """Run (or go on with) the run in a Flower simulation on Ray; the summary. Flower's log stays as flower.log.
+
+    A run that Flower does not start is given up after `PENDING_TIMEOUT_S`; one that runs has `engine.round_timeout_s`.
 
     Raises:
-        RunError: Flower could not start, or the run did not end as completed; the reason is in the text, and Flower's
-            log lies in the run folder.
+        RunError: Flower could not start, or the run did not end as completed; the reason is in the text.
     """
-    if find_spec("ray") is None:
-        raise MissingExtraError("the Flower engine simulates on Ray, which is not installed; run: pip install 'fedkd[simulation]'")
+    check_flower_engine()
     folder = run.folder
-    app = _write_app(folder.path / "app")
+    app = write_app(folder.path / "app")
     reason = folder.path / "error.txt"
     reason.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="fedkd-flwr-") as home, _superlink(Path(home)) as link:
-        run_id = link.submit(app, folder.path, run)
-        tail = Tail(folder.metrics_jsonl, folder.timings_jsonl, listeners)
-        status = _wait(link, run_id, tail, done=folder.summary_json, failed=reason)
-        if status != "finished:completed":
-            log = link.keep_log(run_id, folder.path / "flower.log")
-            said = reason.read_text().strip() if reason.exists() else _last_words(log)
-            raise RunError(f"the Flower run ended as {status}: {said}\nFlower's log: {log}")
+    rewind(run)  # what is run again counts as news
+    tail = Tail(folder.metrics_jsonl, folder.timings_jsonl, listeners)
+    with superlink() as link:
+        run_id = link.submit(app, {"resume-from": str(folder.path)}, simulation_size(run.experiment))
+        with _kept_log(link, run_id, folder.path / "flower.log") as log:
+            status = wait(link, run_id, tail, signs_of_end=(folder.summary_json, reason))
+    if status != "finished:completed":
+        said = reason.read_text().strip() if reason.exists() else last_words(log.read_text())
+        raise RunError(f"the Flower run ended as {status}: {said}\nFlower's log: {log}")
     summary = read_summary(folder)
     if summary is None:
-        raise RunError(f"the Flower run completed but left no summary in {folder.path}; see Flower's log there")
+        raise RunError(f"the Flower run completed but left no summary in {folder.path}; Flower's log: {log}")
     return summary
 
 
-@dataclass(frozen=True)
-class _SuperLink:
-    """A SuperLink of this run alone."""
-
-    home: Path
-    port: int
-    environment: dict[str, str]
-
-    def flwr(self, *arguments: str) -> str:
-        """Run Flower's command line; its output, or RunError with what it said."""
-        found = subprocess.run(
-            [str(_BIN / "flwr"), *arguments], env=self.environment, cwd=self.home, capture_output=True, text=True, check=False
-        )
-        if found.returncode:
-            raise RunError(f"`flwr {arguments[0]}` failed: {(found.stderr or found.stdout).strip()[-2000:]}")
-        return found.stdout
-
-    def submit(self, app: Path, out: Path, run: Run) -> str:
-        """Submit the thin app; Flower's id of the run."""
-        workers, per_node = run.experiment.engine.workers, run.experiment.core.clients_per_node
-        nodes = -(-run.experiment.core.num_clients // per_node) if per_node else workers
-        resources = {
-            "num-supernodes": nodes,
-            "client-resources-num-cpus": 1,
-            "client-resources-num-gpus": _gpu_share(run.experiment.core.device, workers),
-            "init-args-num-cpus": workers,  # as many actors as workers
-        }
-        said = self.flwr(
-            "run",
-            str(app),
-            "fedkd",
-            "-c",
-            f"resume-from={json.dumps(str(out))}",
-            "--federation-config",
-            " ".join(f"{key}={value}" for key, value in resources.items()),
-            "--format",
-            "json",
-        )
-        try:
-            return str(json.loads(said)["run-id"])
-        except (ValueError, KeyError) as error:
-            raise RunError(f"`flwr run` gave no run id: {said.strip()[-2000:]}") from error
-
-    def status(self, run_id: str) -> str:
-        """Flower's word on the run, such as `running` or `finished:completed`."""
-        said = self.flwr("list", "fedkd", "--run-id", run_id, "--format", "json")
-        try:
-            return str(json.loads(said)["runs"][0]["status"])
-        except (ValueError, KeyError, IndexError) as error:
-            raise RunError(f"`flwr list` gave no status: {said.strip()[-2000:]}") from error
-
-    def keep_log(self, run_id: str, path: Path) -> Path:
-        """Write Flower's log of the run to `path`."""
-        try:
-            path.write_text(self.flwr("log", run_id, "fedkd", "--show"))
-        except RunError as error:
-            path.write_text(f"{error}\n")
-        return path
-
-
-@contextlib.contextmanager
-def _superlink(home: Path) -> Iterator[_SuperLink]:
-    """A SuperLink on a free port, in a folder of its own, ended by its id whatever happens."""
-    port = _free_port()
-    (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "fedkd"\n[superlink.fedkd]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
-    )
-    environment = {**os.environ, **_settings(home), "PATH": f"{_BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
-    command = ["flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--disable-runtime-dependency-installation"]
-    command[0] = str(_BIN / command[0])
-    with (home / "superlink.log").open("wb") as log:
-        # A session of its own: whatever it starts can be ended with it, and Ctrl-C here does not reach it first.
-        process = subprocess.Popen(
-            command, env=environment, cwd=home, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        _wait_until_healthy(process, port, home / "superlink.log")
-        yield _SuperLink(home, port, environment)
-    finally:
-        _end(process)
-
-
-def _settings(home: Path) -> dict[str, str]:
-    """Environment of everything Flower and Ray in this run."""
-    return {
-        "FLWR_HOME": str(home),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # no `uv sync` at each run
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "OMP_NUM_THREADS": "1",
-        # The process that is started for the run must find the same outside classes as this one.
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path if not path.endswith(".zip")),
-    }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RunError(f"flower-superlink ended with code {process.returncode}: {_last_words(log)}")
-        with contextlib.suppress(OSError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as reply:
-                if reply.status == 200:
-                    return
-        time.sleep(POLL_S)
-    raise RunError(f"flower-superlink was not ready within {START_TIMEOUT_S:g} s: {_last_words(log)}")
-
-
-def _wait(link: _SuperLink, run_id: str, tail: Tail, *, done: Path, failed: Path) -> str:
-    """Follow the run's numbers until Flower says that it is over."""
-    asked = time.monotonic()
+def wait(link: SuperLink, run_id: str, tail: Tail, *, signs_of_end: Iterable[Path]) -> str:
+    """Follow the run's numbers until Flower says that it is over; how it ended."""
+    ending_every_s, every_s, longest_s = STATUS_EVERY_S
+    submitted = asked = time.monotonic()
     while True:
         tail.follow()
-        is_ending = done.exists() or failed.exists()
-        if is_ending or time.monotonic() - asked > STATUS_EVERY_S:  # each look costs a Python start
+        link.check_alive()
+        is_ending = any(path.exists() for path in signs_of_end)
+        if time.monotonic() - asked > (ending_every_s if is_ending else every_s):
             status = link.status(run_id)
-            asked = time.monotonic()
+            asked, every_s = time.monotonic(), min(1.5 * every_s, longest_s)
             if status.startswith("finished"):
                 tail.follow()
                 return status
+            if status != "running" and asked - submitted > PENDING_TIMEOUT_S:
+                raise RunError(
+                    f"the run is still {status} after {PENDING_TIMEOUT_S:g} s; is the machine busy, or its memory full?"
+                )
         time.sleep(POLL_S)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the SuperLink and what it started: politely, then by force."""
-    process.send_signal(signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(END_TIMEOUT_S)
-    with contextlib.suppress(ProcessLookupError):  # its session is named by its process id
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def simulation_size(experiment: Experiment) -> dict[str, Scalar]:
+    """Flower's words for the nodes and for what each of the `engine.workers` processes may use."""
+    core, workers = experiment.core, experiment.engine.workers
+    size: dict[str, Scalar] = {
+        "num-supernodes": -(-core.num_clients // core.clients_per_node) if core.clients_per_node else workers,
+        "client-resources-num-cpus": 1,
+        "client-resources-num-gpus": _gpu_share(core.device, workers),
+    }
+    if not os.environ.get("RAY_ADDRESS"):  # a cluster that is there has the size it has
+        size["init-args-num-cpus"] = workers  # as many actors as workers
+    return size
 
 
-def _gpu_share(device: str, workers: int) -> float:
-    """GPUs per worker: all share one, where there is one and it is wanted."""
-    if device == "cpu":
-        return 0.0
-    import torch
-
-    return 1.0 / workers if torch.cuda.is_available() else 0.0
-
-
-def _write_app(path: Path) -> Path:
+def write_app(path: Path) -> Path:
     """The thin app that Flower bundles: a pyproject and two imports. The installed fedkd does the work."""
     shutil.rmtree(path, ignore_errors=True)
     package = path / "fedkd_run"
@@ -248,10 +131,21 @@ def _write_app(path: Path) -> Path:
     return path
 
 
-def _last_words(log: Path) -> str:
-    """The last lines of a log that say something."""
+@contextlib.contextmanager
+def _kept_log(link: SuperLink, run_id: str, path: Path) -> Iterator[Path]:
+    """Flower's log of the run lies at `path` behind the block, unless somebody interrupts."""
     try:
-        lines: list[Any] = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return "no log"
-    return "\n".join(lines[-8:]) or "the log is empty"
+        yield path
+    except RunError as error:
+        path.write_text(link.log(run_id))
+        raise RunError(f"{error}\nFlower's log: {path}") from error
+    path.write_text(link.log(run_id))
+
+
+def _gpu_share(device: str, workers: int) -> float:
+    """GPUs per worker: all share one, where there is one and it is wanted."""
+    if device == "cpu":
+        return 0.0
+    import torch
+
+    return 1.0 / workers if torch.cuda.is_available() else 0.0

@@ -23,21 +23,26 @@ def resolve(table: Mapping[str, str], name: str, *, what: str) -> Any:
         ConfigError: the name is unknown, or the module or attribute cannot be imported.
     """
     path = table.get(name, name)
-    if ":" not in path:
+    module_name, colon, attribute = path.partition(":")
+    if not colon or not module_name or module_name.startswith("."):
         known = ", ".join(sorted(table))
         raise ConfigError(
             f"is {name!r}, which is no {what} here{nearest(name, table)} Known: {known}; "
             "code of your own joins as 'package.module:Class'",
             key="name",
         )
-    module_name, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # a dependency of the module is missing: the module's own message is the better one
         raise ConfigError(
-            f"is {name!r}, but module {module_name!r} cannot be imported; install it or put it on PYTHONPATH", key="name"
+            f"is {name!r}, but module {module_name!r} cannot be imported; install it or put it on PYTHONPATH",
+            key="name",
         ) from error
+    try:
+        return getattr(module, attribute)
     except AttributeError as error:
-        raise ConfigError(f"is {name!r}, but {module_name!r} has no {attribute!r}; check the spelling", key="name") from error
+        raise ConfigError(
+            f"is {name!r}, but {module_name!r} has no {attribute!r}; check the spelling", key="name"
+        ) from error

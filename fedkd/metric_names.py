@@ -40,6 +40,7 @@ COVERAGE = "proxy/coverage"  # share of the asked rows that at least one client 
 VOTERS = "proxy/voters_mean"
 PURITY = "proxy/purity"  # share of votes cast by a client that owns the row's class
 TEACHER_ACC = "teacher/acc"
+SELECTED = "proxy/selected"  # share of the aggregated rows that the server's selector keeps
 TEACHER_ENTROPY = "teacher/entropy"  # nats
 
 # The partition.

@@ -1,4 +1,4 @@
-"""Named combinations of method, filter, scheme, codec and schedule. A preset is data: flat keys and one line of text."""
+"""Named combinations of method, filter, scheme, codec and schedule. A preset is data: flat keys, one line of text."""
 
 from __future__ import annotations
 

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, get_args
 
-import numpy as np
-
 from fedkd.types import Array, Ids, Mask, Metrics
 
 Space: TypeAlias = Literal["proxy", "class", "prototype", "own_batch", "params", "text"]

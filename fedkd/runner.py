@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fedkd.errors import MissingExtraError
+from fedkd.errors import MissingExtraError, RunError
 from fedkd.experiment import Experiment, load_file
+from fedkd.federation.checkpoint import Checkpoints
 from fedkd.federation.coordinator import Coordinator, RunPaths
 from fedkd.federation.fleet import Fleet
 from fedkd.federation.local_fleet import LocalFleet
@@ -61,20 +65,29 @@ def conduct(run: Run, fleet: Fleet, *, engine: str, listeners: Sequence[Listener
     """Run over a fleet, from where the folder's checkpoints say, to summary, plots and report."""
     folder = run.folder
     paths = RunPaths(state_root=folder.state, partition=folder.partition_npz, checkpoints=folder.checkpoints)
-    with Events(folder.metrics_jsonl, folder.timings_jsonl, listeners=listeners) as events:
-        Coordinator(run.experiment, fleet, plan=run.plan, paths=paths, emitter=events).run()
-    task = resolve(TASKS, run.experiment.task, what="task")
-    summary = write_summary(
-        folder,
-        engine=engine,
-        metric_name=run.experiment.method.cls.metric or task.metric,
-        higher_is_better=task.metric_higher_is_better,
-    )
-    try:
-        write_report(folder)
-    except MissingExtraError as error:
-        _log.warning("no plots and no report: %s", error)
+    with _alone(folder):
+        with Events(folder.metrics_jsonl, folder.timings_jsonl, listeners=listeners) as events:
+            Coordinator(run.experiment, fleet, plan=run.plan, paths=paths, emitter=events).run()
+        task = resolve(TASKS, run.experiment.task, what="task")
+        summary = write_summary(
+            folder,
+            engine=engine,
+            metric_name=run.experiment.method.cls.metric or task.metric,
+            higher_is_better=task.metric_higher_is_better,
+        )
+        try:
+            write_report(folder)
+        except MissingExtraError as error:
+            _log.warning("no plots and no report: %s", error)
     return summary
+
+
+def rewind(run: Run) -> None:
+    """Cut the event files back to the newest checkpoint, as going on with the run does."""
+    folder = run.folder
+    with _alone(folder), Events(folder.metrics_jsonl, folder.timings_jsonl) as events:
+        progress = Checkpoints(folder.checkpoints).load()
+        events.rewind(progress.position if progress else {"metrics": 0, "timings": 0})
 
 
 def conduct_locally(run: Run, *, listeners: Sequence[Listener] = ()) -> Summary:
@@ -92,3 +105,19 @@ def run(experiment: Experiment, out: Path, *, listeners: Sequence[Listener] = ()
 def resume(out: Path, *, listeners: Sequence[Listener] = ()) -> Summary:
     """Go on, in this process, with the run in the folder `out`; what summary.json holds."""
     return conduct_locally(open_run(out), listeners=listeners)
+
+
+@contextlib.contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """No second process goes on with the run in this folder meanwhile; RunError where one does."""
+    handle = os.open(folder.path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however this process ends
+        except BlockingIOError as error:
+            raise RunError(f"another process is running {folder.path}; wait until it has ended, or end it") from error
+        except OSError:
+            _log.debug("the file system of %s has no locks", folder.path)
+        yield
+    finally:
+        os.close(handle)

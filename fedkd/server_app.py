@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime
 from pathlib import Path
 
@@ -12,12 +11,11 @@ from flwr.serverapp import Grid, ServerApp
 from fedkd.compose import from_run_config
 from fedkd.errors import FedKDError
 from fedkd.federation.flower_fleet import FlowerFleet
-from fedkd.report.console import Progress
+from fedkd.report.console import Progress, print_summary
 from fedkd.report.folder import default_run_path, state_home_run_path
 from fedkd.runner import conduct, open_run, start_run
 
 app = ServerApp()
-_log = logging.getLogger("flwr")
 
 
 @app.main()
@@ -34,14 +32,24 @@ def main(grid: Grid, context: Context) -> None:
     else:
         experiment = from_run_config(config)
         named = str(config.get("out", ""))
-        out = Path(named) if named else default_run_path(experiment.core.preset, datetime.now(), root=state_home_run_path())
+        out = (
+            Path(named)
+            if named
+            else default_run_path(experiment.core.preset, datetime.now(), root=state_home_run_path())
+        )
         if not out.is_absolute():
-            raise FedKDError(f"out is {named!r}, expected an absolute path: this process runs in a folder of Flower's choice")
+            raise FedKDError(
+                f"out is {named!r}, expected an absolute path: this process runs in a folder of Flower's choice"
+            )
         run = start_run(experiment, out)
     print(f"run folder: {run.folder.path}", flush=True)
+    reason = run.folder.path / "error.txt"
+    reason.unlink(missing_ok=True)
     try:
         with FlowerFleet(grid, clients_per_node=run.experiment.core.clients_per_node) as fleet:
-            conduct(run, fleet, engine="flower", listeners=[Progress(run.experiment.core.rounds)])
-    except FedKDError as error:
-        run.folder.path.joinpath("error.txt").write_text(f"{error}\n")
+            summary = conduct(run, fleet, engine="flower", listeners=[Progress(run.experiment.core.rounds)])
+    except Exception as error:
+        said = str(error) if isinstance(error, FedKDError) else f"{type(error).__name__}: {error}"
+        reason.write_text(f"{said}\n")
         raise
+    print_summary(summary, run.folder)

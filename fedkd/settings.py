@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fedkd.errors import ConfigError
@@ -14,35 +14,44 @@ from fedkd.types import Scalar
 
 def defaults_of(config: type) -> dict[str, Scalar]:
     """The default of every field of a Config dataclass."""
-    return {field.name: field.default for field in dataclasses.fields(config)}
+    return {field.name: typing.cast(Scalar, field.default) for field in dataclasses.fields(config)}
 
 
-def build_config(config: type, values: Mapping[str, Scalar], *, group: str, origins: Mapping[str, str]) -> Any:
+def build_config(
+    config: type,
+    values: Mapping[str, Scalar],
+    *,
+    group: str,
+    origins: Mapping[str, str],
+    shared: Collection[str] = (),
+) -> Any:
     """An instance of the Config dataclass `config` from bare keys.
 
     Args:
-        group: the group's name, for messages.
+        group: the group's name, for messages; "" for keys without a group.
         origins: flat key -> where the value came from (a preset, a file, the command line).
+        shared: names of the group that another Config takes; they are suggested too.
 
     Raises:
         ConfigError: naming key, value, origin, what was expected and what to do.
     """
     hints = typing.get_type_hints(config)
     names = [field.name for field in dataclasses.fields(config)]
+    known = [*shared, *names]
     for name in values:
         if name not in names:
-            flat = f"{group}.{name}"
+            flat = flat_key(group, name)
             raise ConfigError(
-                f"unknown key {flat!r}{_origin(flat, origins)}{nearest(name, names)} "
-                f"'{group}' has: {', '.join(names)}",
+                f"unknown key {flat!r}{origin_of(flat, origins)}{nearest(name, known)} "
+                f"'{group}' has: {', '.join(known)}",
                 key=flat,
             )
-    typed = {name: coerce(value, hints[name], f"{group}.{name}", origins) for name, value in values.items()}
+    typed = {name: coerce(value, hints[name], flat_key(group, name), origins) for name, value in values.items()}
     try:
         return config(**typed)
     except ConfigError as error:
-        flat = f"{group}.{error.key}"
-        raise ConfigError(f"{flat}{_origin(flat, origins)} {error}", key=flat) from error
+        flat = flat_key(group, error.key or "")
+        raise ConfigError(f"{flat}{origin_of(flat, origins)} {error}", key=flat) from error
 
 
 def coerce(value: Scalar, kind: type, key: str, origins: Mapping[str, str]) -> Scalar:
@@ -59,12 +68,19 @@ def coerce(value: Scalar, kind: type, key: str, origins: Mapping[str, str]) -> S
     elif isinstance(value, kind):
         return value
     raise ConfigError(
-        f"{key}{_origin(key, origins)} is {value!r}, expected {_NAMES.get(kind, kind.__name__)}; correct the value", key=key
+        f"{key}{origin_of(key, origins)} is {value!r}, expected {_NAMES.get(kind, kind.__name__)}; correct the value",
+        key=key,
     )
 
 
 _NAMES: Mapping[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-def _origin(key: str, origins: Mapping[str, str]) -> str:
+def flat_key(group: str, name: str) -> str:
+    """`group.name`; the bare name where the group is "", the bare group where no name is known."""
+    return ".".join(part for part in (group, name) if part)
+
+
+def origin_of(key: str, origins: Mapping[str, str]) -> str:
+    """`" (from <origin>)"` where the origin of the flat key is known, else nothing."""
     return f" (from {origins[key]})" if key in origins else ""

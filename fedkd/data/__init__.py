@@ -6,11 +6,21 @@ from collections.abc import Mapping
 
 DATASETS: Mapping[str, str] = {
     "digits": "fedkd.data.digits:load_digits",
+    "mnist": "fedkd.data.mnist:load_mnist",
+    "fashion_mnist": "fedkd.data.mnist:load_fashion_mnist",
+    "cifar10": "fedkd.data.cifar:load_cifar10",
+    "folder": "fedkd.data.folder:load_folder",
+    "npz": "fedkd.data.npz:load_npz",
+    "hub": "fedkd.data.hub:load_hub",
 }
 
 PARTITIONS: Mapping[str, str] = {
-    "strong": "fedkd.data.partitions:Strong",
-    "weak": "fedkd.data.partitions:Weak",
-    "iid": "fedkd.data.partitions:Iid",
-    "dirichlet": "fedkd.data.partitions:Dirichlet",
+    "strong": "fedkd.data.partitions.labels:Strong",
+    "weak": "fedkd.data.partitions.labels:Weak",
+    "iid": "fedkd.data.partitions.sizes:Iid",
+    "dirichlet": "fedkd.data.partitions.labels:Dirichlet",
+    "shards": "fedkd.data.partitions.labels:Shards",
+    "quantity": "fedkd.data.partitions.sizes:Quantity",
+    "feature": "fedkd.data.partitions.feature:Feature",
+    "local": "fedkd.data.partitions.local:Local",
 }

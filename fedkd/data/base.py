@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
@@ -37,9 +37,36 @@ class Samples:
         return self.y
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """How images become inputs: (pixel - mean) / sd by channel, with pixels in 0..1."""
+
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+
+    def apply(self, pixels: Array) -> Array:
+        """Inputs (n, c, h, w) float32 from pixels of that shape: bytes in 0..255, or floats in 0..1."""
+        full = 255.0 if pixels.dtype == np.uint8 else 1.0
+        inputs: Array = np.multiply(pixels, self._by_channel([1 / (full * sd) for sd in self.sd]), dtype=np.float32)
+        inputs += self._by_channel([-mean / sd for mean, sd in zip(self.mean, self.sd, strict=True)])
+        return inputs
+
+    def undo(self, inputs: Array) -> Array:
+        """Pixels in 0..1 from inputs (n, c, h, w)."""
+        pixels: Array = inputs * self._by_channel(self.sd) + self._by_channel(self.mean)
+        return pixels
+
+    @staticmethod
+    def _by_channel(values: Sequence[float]) -> Array:
+        return np.array(values, np.float32).reshape(-1, 1, 1)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
     """A whole data set before it is dealt out.
+
+    Attributes:
+        scaling: how pixels became the inputs; None where that is not known.
 
     Raises:
         DataError: lengths differ, a label is out of range, or an input is NaN or infinite.
@@ -50,6 +77,7 @@ class Dataset:
     test: Samples
     num_classes: int
     class_names: tuple[str, ...] = ()
+    scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
         for part, samples in (("train", self.train), ("test", self.test)):
@@ -59,6 +87,32 @@ class Dataset:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, without the batch dimension."""
         return self.train.x.shape[1:]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageSet:
+    """A data set as its images are stored: x (n, c, h, w) uint8. A loader may return it in place of a Dataset.
+
+    Only the samples that a run uses are then brought to float32, which takes four times the memory.
+    """
+
+    name: str
+    train: Samples
+    test: Samples
+    num_classes: int
+    scaling: Scaling
+    class_names: tuple[str, ...] = ()
+
+    def scaled(self) -> Dataset:
+        """The data set with inputs as models take them."""
+        return Dataset(
+            name=self.name,
+            train=Samples(self.scaling.apply(self.train.x), self.train.y),
+            test=Samples(self.scaling.apply(self.test.x), self.test.y),
+            num_classes=self.num_classes,
+            class_names=self.class_names,
+            scaling=self.scaling,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +142,18 @@ class ClientData:
         return self.role("test")
 
 
+def _all_finite(x: Array) -> bool:
+    """Whether x holds no NaN and no infinity; its extremes tell, without a mask as large as x."""
+    with np.errstate(invalid="ignore"):
+        return x.size == 0 or bool(np.isfinite(x.min()) and np.isfinite(x.max()))
+
+
 def _check(name: str, part: str, samples: Samples, num_classes: int) -> None:
     x, y = samples.x, samples.labels
     if len(x) != len(y):
         raise DataError(f"data set {name!r}, {part}: {len(x)} inputs but {len(y)} labels")
-    bad = ~np.isfinite(x.reshape(len(x), -1)).all(axis=1) if len(x) else np.zeros(0, bool)
-    if bad.any():
+    if not _all_finite(x):
+        bad = ~np.isfinite(x.reshape(len(x), -1)).all(axis=1)
         raise DataError(
             f"data set {name!r}, {part}: {int(bad.sum())} of {len(x)} inputs hold NaN or infinite values, the first at "
             f"index {int(bad.argmax())}; clean or drop them, fedkd does not guess"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedkd.data.base import Dataset, Samples
+from fedkd.data.base import Dataset, Samples, Scaling
 from fedkd.data.config import DataConfig
 
 TEST_SAMPLES = 360  # a fifth, the same share of each class
@@ -31,4 +31,5 @@ def load_digits(_config: DataConfig) -> Dataset:
         test=Samples(test_x, test_y),
         num_classes=10,
         class_names=tuple(str(digit) for digit in range(10)),
+        scaling=Scaling((0.0,), (1.0,)),
     )

@@ -34,13 +34,15 @@ def masked_mean(spoken: Sequence[Rows]) -> Rows:
         voters[at] += 1
         if is_weighted:
             weight = _as_matrix(rows.weight, len(rows))
-            weighted[at] += weight * rows.values
+            weighted[at] += weight * rows.values.astype(np.float64)
             weights[at] += weight
     mean = plain / voters
     if is_weighted:
         mean = np.divide(weighted, weights, out=mean, where=weights > 0)
         if first.kind == "probs":
-            mean /= mean.sum(axis=1, keepdims=True)
+            total = mean.sum(axis=1, keepdims=True)
+            # Voices that are heard only where they say nothing leave a row of zeros: again the plain mean stands.
+            mean = np.divide(mean, total, out=plain / voters, where=total > 0)
     space, kind, variant = first.space, first.kind, first.variant
     columns = {VOTERS: voters[:, 0].astype(np.float32)}
     return Rows(space=space, kind=kind, variant=variant, ids=ids, values=mean.astype(np.float32), columns=columns)

@@ -77,20 +77,20 @@ class DsFl(ServerScheme):
 
         if ctx.proxy is None:
             return dict(state["model"])
-        model = ctx.build_model()
-        model.load_state_dict(state["model"])
-        optimizer = torch.optim.SGD(model.parameters(), lr=self.config.lr)
-        x = torch.from_numpy(ctx.proxy.x[ids // ctx.rows_per_sample])
-        teacher = torch.from_numpy(targets)
         rng = ctx.rng("server-order")
-        model.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**62)))
+            model = ctx.build_model()
+            model.load_state_dict(state["model"])
+            model.train()
+            optimizer = torch.optim.SGD(model.parameters(), lr=self.config.lr)
+            x = torch.from_numpy(ctx.proxy.x[ids // ctx.rows_per_sample])
+            teacher = torch.from_numpy(targets)
             for _ in range(self.config.epochs):
-                for index in torch.from_numpy(rng.permutation(len(ids))).split(self.config.batch):
+                for index in torch.split(torch.from_numpy(rng.permutation(len(ids))), self.config.batch):
                     loss = soft_target_rows(model(x[index]), teacher[index], temperature=1.0).mean()
                     optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
+                    torch.autograd.backward(loss)
                     optimizer.step()
         if ctx.test is not None and len(ctx.test):
             model.eval()

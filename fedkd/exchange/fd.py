@@ -36,9 +36,9 @@ class LeaveOneOut(ServerScheme):
         """Nothing."""
         return {}
 
-    def step(self, ctx: ServerContext, state: ServerState, shares: Sequence[Share]) -> tuple[ServerState, Knowledge]:  # noqa: ARG002
+    def step(self, ctx: ServerContext, state: ServerState, shares: Sequence[Share]) -> tuple[ServerState, Knowledge]:
         """One answer for each client, whether it spoke or not."""
-        spoken = {share.client_id: rows for share in shares for rows in share.rows if len(rows)}
+        spoken = {share.client_id: rows for share in shares for rows in share.rows if len(rows) and not rows.variant}
         if not spoken:
             return state, Knowledge()
         shape = (ctx.num_classes, next(iter(spoken.values())).values.shape[1])

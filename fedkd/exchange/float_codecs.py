@@ -8,12 +8,10 @@ from typing import ClassVar, final
 import numpy as np
 import numpy.typing as npt
 
-from fedkd.errors import BadReplyError
 from fedkd.exchange.codec import Codec, Encoded
-from fedkd.rows import KINDS, SPACES, Rows
+from fedkd.exchange.frame import decode_frame, encode_frame
+from fedkd.rows import KINDS, Rows
 from fedkd.types import Array
-
-_COLUMN = "column/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +31,11 @@ class Float32(Codec):
 
     def encode(self, rows: Rows) -> Encoded:
         """Values as float32, ids as int32 where they fit."""
-        return _encode(rows, np.float32)
+        return encode_frame(rows, _narrow(rows, np.float32))
 
     def decode(self, encoded: Encoded) -> Rows:
         """The rows that were encoded."""
-        return _decode(encoded)
+        return decode_frame(encoded)
 
 
 @final
@@ -52,51 +50,16 @@ class Float16(Codec):
 
     def encode(self, rows: Rows) -> Encoded:
         """Values as float16, ids as int32 where they fit."""
-        return _encode(rows, np.float16)
+        return encode_frame(rows, _narrow(rows, np.float16))
 
     def decode(self, encoded: Encoded) -> Rows:
         """The rows with values rounded to half precision, as float32."""
-        return _decode(encoded)
+        return decode_frame(encoded)
 
 
-def _encode(rows: Rows, dtype: npt.DTypeLike) -> Encoded:
-    """Header and arrays; a weight of None and absent columns cost nothing."""
-    largest = int(rows.ids[-1]) if len(rows) else 0
-    values = rows.values
-    if rows.kind != "hard":
-        limits = np.finfo(np.dtype(dtype))
-        values = np.clip(values, limits.min, limits.max).astype(dtype)
-    arrays: dict[str, Array] = {
-        "ids": rows.ids.astype(np.int32 if largest <= np.iinfo(np.int32).max else np.int64),
-        "values": values,
-    }
-    if rows.weight is not None:
-        arrays["weight"] = rows.weight.astype(np.float32)
-    arrays |= {_COLUMN + name: column.astype(np.float32) for name, column in rows.columns.items()}
-    return Encoded({"space": rows.space, "kind": rows.kind, "variant": rows.variant}, arrays)
-
-
-def _decode(encoded: Encoded) -> Rows:
-    """Rows from header and arrays; BadReplyError where something is missing or of the wrong shape."""
-    header, arrays = encoded.header, encoded.arrays
-    try:
-        space, kind, variant = str(header["space"]), str(header["kind"]), str(header["variant"])
-        ids, values = arrays["ids"], arrays["values"]
-    except KeyError as error:
-        raise BadReplyError(f"encoded rows lack {error}") from error
-    if space not in SPACES or kind not in KINDS:
-        raise BadReplyError(f"encoded rows are of space {space!r} and kind {kind!r}, which do not exist")
-    if ids.dtype.kind != "i":
-        raise BadReplyError(f"ids are {ids.dtype}, expected whole numbers")
-    try:
-        return Rows(
-            space=space,  # type: ignore[arg-type] # checked above
-            kind=kind,  # type: ignore[arg-type]
-            variant=variant,
-            ids=ids.astype(np.int64),
-            values=values if kind == "hard" else values.astype(np.float32),
-            weight=arrays.get("weight"),
-            columns={name.removeprefix(_COLUMN): a for name, a in arrays.items() if name.startswith(_COLUMN)},
-        )
-    except ValueError as error:
-        raise BadReplyError(str(error)) from error
+def _narrow(rows: Rows, dtype: npt.DTypeLike) -> Array:
+    """Values within the type's range; class numbers stay as they are."""
+    if rows.kind == "hard":
+        return rows.values
+    limits = np.finfo(np.dtype(dtype))
+    return np.clip(rows.values, limits.min, limits.max).astype(dtype)

@@ -34,7 +34,7 @@ class ServerContext:
 
 
 class ServerScheme(ABC):
-    """State goes in and comes out; what `step` returns is all that a checkpoint must hold. Construct with `cls(config)`."""
+    """State goes in and comes out; what `step` returns is all that a checkpoint holds. Construct with `cls(config)`."""
 
     Config: ClassVar[type]
     spaces: ClassVar[frozenset[str]]  # spaces of the rows that it combines; empty: it takes no shares
@@ -47,4 +47,3 @@ class ServerScheme(ABC):
     @abstractmethod
     def step(self, ctx: ServerContext, state: ServerState, shares: Sequence[Share]) -> tuple[ServerState, Knowledge]:
         """The next state, and what the clients learn from. `shares` come ordered by client id; some may be empty."""
-

@@ -36,8 +36,7 @@ class Answers:
         answers = cls()
         for reply in replies:
             answers.header_bytes += reply.header_bytes
-            if reply.process:
-                answers.peaks[int(reply.process["pid"])] = int(reply.process["peak_rss_bytes"])
+            answers.peaks |= reply.peak
             for client_id, answer in reply.clients.items():
                 if isinstance(answer, ClientFailure):
                     answers.failures[client_id] = answer.reason
@@ -45,10 +44,11 @@ class Answers:
                         answers.refs[client_id] = answer.ref
                     continue
                 try:
+                    answers.uplink[client_id] = RoundResult.share_bytes(answer)
+                    answers.refs[client_id] = RoundResult.ref_of(answer)  # it trained, whatever becomes of its share
                     result = RoundResult.from_parcel(answer, codec)
-                    answers.refs[client_id] = result.ref  # the client trained, whatever becomes of its share
-                    answers.uplink[client_id] = result.payload_bytes
                     check_share(result.share, client_id, expected)
+                    _check_tables(result, expected)
                     answers.good[client_id] = result
                 except BadReplyError as error:
                     answers.rejected[client_id] = error.reason
@@ -69,6 +69,15 @@ class Answers:
         raise QuorumError(
             f"round {round_id}: {len(self.good)} good replies, need {need} (engine.min_good_replies). "
             f"{'; '.join(reasons[:3])}{more}"
+        )
+
+
+def _check_tables(result: RoundResult, expected: Expected) -> None:
+    """BadReplyError where the one table that is used is not what it should be."""
+    table, classes = result.tables.get("confusion"), expected.num_classes
+    if table is not None and (table.dtype.kind != "i" or table.shape != (classes, classes)):
+        raise BadReplyError(
+            f"confusion has shape {table.shape} of {table.dtype}, expected ({classes}, {classes}) counts"
         )
 
 

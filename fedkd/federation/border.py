@@ -58,12 +58,16 @@ def _fault(rows: Rows, expected: Expected) -> str:
         return f"expected space {expected.space} and kind {' or '.join(sorted(expected.kinds))}"
     if not len(ids):
         return ""
-    if values.shape[1] != expected.num_columns:
+    if rows.kind == "hard":
+        is_class = values.shape[1] == 1 and ((values >= 0) & (values < expected.num_classes)).all()
+        if not is_class:
+            return f"hard labels are no (n, 1) class numbers from 0 to {expected.num_classes - 1}"
+    elif values.shape[1] != expected.num_columns:
         return (
             f"values have shape {values.shape}, expected (n, {expected.num_columns}); the client's model has "
             f"{values.shape[1]} outputs: set model.num_outputs or its head to match"
         )
-    if (np.diff(ids) <= 0).any():
+    if (ids[1:] <= ids[:-1]).any():  # a difference of far ids could wrap around
         return "ids are not unique and ascending"
     limit = expected.num_classes if expected.asked is None else len(expected.asked)
     if ids[0] < 0 or ids[-1] >= limit:

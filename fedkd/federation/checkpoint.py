@@ -78,9 +78,16 @@ class Checkpoints:
         _write(self.folder / "setting.safetensors", tree.to_parcel(setting.to_tree()))
 
     def load_setting(self) -> Setting | None:
-        """The setting, or None where the run was stopped before it was whole."""
+        """The setting, or None where the run was stopped before it was whole.
+
+        Raises:
+            StateError: it is damaged.
+        """
         path = self.folder / "setting.safetensors"
-        return Setting.from_tree(_read(path)) if path.exists() else None
+        try:
+            return Setting.from_tree(_read(path)) if path.exists() else None
+        except StateError as error:
+            raise StateError(f"the set-up cannot be used: {error}; start the run anew") from error
 
     def save(self, progress: Progress) -> Progress:
         """Write a checkpoint, drop the older ones; the progress, knowing which folders of states it leans on."""
@@ -103,6 +110,8 @@ class Checkpoints:
                 return Progress.from_tree(_read(path))
             except StateError as error:
                 faults.append(str(error))
+            except (KeyError, TypeError, ValueError) as error:
+                faults.append(f"{path} lacks or garbles {error}: another fedkd wrote it")
         if faults:
             raise StateError(f"no checkpoint can be used: {'; '.join(faults)}; start the run anew")
         return None

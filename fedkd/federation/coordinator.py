@@ -31,7 +31,6 @@ from fedkd.rows import Knowledge
 from fedkd.streams import stream
 from fedkd.types import Ids
 
-
 _log = logging.getLogger(__name__)
 
 
@@ -67,11 +66,12 @@ class Coordinator:
             QuorumError: a round had fewer good replies than `engine.min_good_replies`.
             RunError: the set-up failed.
         """
-        SetUp(self._experiment, self._fleet, self._job, self._plan.partition.digest).hello()
+        set_up = SetUp(self._experiment, self._fleet, self._job, self._plan)
+        set_up.hello()
         setting, progress = self._checkpoints.load_setting(), self._checkpoints.load()
         if setting is None or progress is None:
             self._emitter.rewind({"metrics": 0, "timings": 0})
-            setting, progress = self._set_up()
+            setting, progress = self._set_up(set_up)
         else:
             self._emitter.rewind(progress.position)
         rounds, every = self._experiment.core.rounds, self._experiment.checkpoint.every
@@ -85,10 +85,9 @@ class Coordinator:
             progress = self._round(setting, progress, durable=True, closing=True)
             self._checkpoints.save(replace(progress, position=self._emitter.position()))
 
-    def _set_up(self) -> tuple[Setting, Progress]:
+    def _set_up(self, set_up: SetUp) -> tuple[Setting, Progress]:
         """The set-up messages, their numbers and the first checkpoint."""
         started = time.perf_counter()
-        set_up = SetUp(self._experiment, self._fleet, self._job, self._plan.partition.digest)
         setting, numbers, clocks = set_up.run()
         counts = self._plan.class_counts
         numbers |= acceptance(setting, counts, self._experiment.core.num_clients)

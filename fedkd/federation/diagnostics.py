@@ -1,4 +1,4 @@
-"""What the coordinator can say about filters and teachers where it knows labels. Never sent, never used for a decision."""
+"""What the coordinator can say of filters and teachers where it knows labels. Never sent, never used to decide."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def acceptance(setting: Setting, class_counts: Array | None, num_clients: int) -
         return numbers
     classes = class_counts.shape[1]
     total = np.bincount(setting.labels, minlength=classes)
-    own, foreign, by_class = [], [], []
+    own: list[float] = []
+    foreign: list[float] = []
+    by_class: list[list[float | None]] = []
     for client_id, mask in enumerate(masks):
         if mask is None:
             by_class.append([None] * classes)
@@ -64,7 +66,7 @@ def teaching(
         numbers[m.TEACHER_ENTROPY] = float(row_entropy(probs).mean())
     if setting.labels is None or rows_per_sample != 1:
         return numbers
-    if taught is not None:
+    if taught is not None and taught.kind in {"logits", "probs", "log_probs"}:
         numbers[m.TEACHER_ACC] = float((taught.values.argmax(axis=1) == setting.labels[taught.ids]).mean())
     if class_counts is not None and votes:
         numbers[m.PURITY] = (

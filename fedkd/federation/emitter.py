@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol, TypeAlias
 
 # Numbers, or (nested) lists of numbers and nulls.
-EventValue: TypeAlias = "float | int | None | list[EventValue] | dict[str, EventValue]"
+EventValue: TypeAlias = "float | int | list[EventValue] | dict[str, EventValue] | None"
 
 SETUP_ROUND = -1  # round_id of what is emitted before the first round; the closing message has round_id == rounds
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
 
 from fedkd.errors import BadReplyError
 from fedkd.federation.host import failure_of
@@ -23,10 +23,13 @@ class CohortReply:
     header_bytes: int = 0  # framing: everything but the arrays
 
     @property
-    def process(self) -> dict[str, Any]:
-        """Process id and peak memory of the worker, or nothing."""
-        found = self.shared.header.get("process")
-        return found if isinstance(found, dict) else {}
+    def peak(self) -> dict[int, int]:
+        """Process id and peak memory in bytes of the worker; nothing where it does not say."""
+        process = self.shared.header.get("process")
+        match process:
+            case {"pid": int(pid), "peak_rss_bytes": int(peak)}:
+                return {pid: peak}
+        return {}
 
 
 class Fleet(ABC):
@@ -64,7 +67,7 @@ def deal(client_ids: Sequence[int], num_nodes: int, clients_per_node: int) -> li
         return [ids[start : start + clients_per_node] for start in range(0, len(ids), clients_per_node)]
     cohorts = min(num_nodes, len(ids))
     bounds = [len(ids) * number // cohorts for number in range(cohorts + 1)] if cohorts else [0]
-    return [ids[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [ids[low:high] for low, high in itertools.pairwise(bounds)]
 
 
 def read_reply(data: bytes, asked: Sequence[int]) -> CohortReply:
@@ -77,7 +80,10 @@ def read_reply(data: bytes, asked: Sequence[int]) -> CohortReply:
     for client_id in asked:
         if client_id in bundle.clients:
             parcel = bundle.clients[client_id]
-            clients[client_id] = failure_of(client_id, parcel) or parcel
+            try:
+                clients[client_id] = failure_of(client_id, parcel) or parcel
+            except BadReplyError as error:
+                clients[client_id] = ClientFailure(client_id, str(error))
     return CohortReply(bundle.shared, clients, len(data) - bundle.nbytes)
 
 

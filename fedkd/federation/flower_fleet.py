@@ -1,22 +1,26 @@
-"""Clients behind Flower nodes: simulation on Ray, and deployment on devices. One of three modules that import Flower."""
+"""Clients behind Flower nodes: simulation on Ray, or devices. One of the three modules that import Flower."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedkd.errors import RunError
+from fedkd.errors import BadReplyError, RunError
 from fedkd.federation.fleet import CohortReply, Fleet, deal, failed_cohort, read_reply
-from fedkd.federation.messages import ROUND, Request
+from fedkd.federation.messages import ROUND, Job, Request
 from fedkd.federation.wire import Bundle, Parcel, pack, unpack
 
 POLL_S = 0.2
-WAIT_FOR_NODES_S = 120.0
+WAIT_FOR_NODES_S = 120.0  # for the first node, for an answer to hello, and for nodes that name clients of their own
+GREET_AGAIN_S = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 @final
@@ -35,9 +39,20 @@ class FlowerFleet(Fleet):
         self._greeted: list[Parcel] = []
 
     def hello(self, request: Request, *, deadline_s: float) -> list[Parcel]:
-        """Wait for nodes and greet them all; later, whoever is new is greeted before the next message."""
+        """Wait for nodes and greet them all; later, whoever is new is greeted before the next message.
+
+        Where nodes name their clients (devices), it waits until every client has a node, and after `WAIT_FOR_NODES_S`
+        goes on without the rest.
+        """
         self._greeting = request
+        everyone = range(int(Job.from_json(request.shared.header["job"]).experiment["num_clients"]))
+        deadline = time.monotonic() + WAIT_FOR_NODES_S
         self._greet(self._nodes(), deadline_s)
+        while (missing := self._homeless(everyone)) and time.monotonic() < deadline:
+            time.sleep(GREET_AGAIN_S)
+            self._greet(self._nodes(), deadline_s)
+        if missing:
+            _log.warning("no node came within %g s for the clients %s", WAIT_FOR_NODES_S, ", ".join(map(str, missing)))
         return self._greeted
 
     def broadcast(self, request: Request, *, deadline_s: float) -> Iterator[CohortReply]:
@@ -55,7 +70,9 @@ class FlowerFleet(Fleet):
             )
             for number, (node, clients) in enumerate(cohorts)
         ]
-        replies = {reply.metadata.group_id: reply for reply in self._grid.send_and_receive(messages, timeout=deadline_s)}
+        replies = {
+            reply.metadata.group_id: reply for reply in self._grid.send_and_receive(messages, timeout=deadline_s)
+        }
         for number, (node, clients) in enumerate(cohorts):
             reply = replies.get(str(number))
             if reply is None:
@@ -63,7 +80,7 @@ class FlowerFleet(Fleet):
             elif reply.has_error():
                 yield failed_cohort(clients, f"node {node}: Flower error {reply.error.code}: {reply.error.reason}")
             else:
-                yield read_reply(_bytes(reply), clients)
+                yield _read(reply, clients)
 
     def close(self) -> None:
         """Nothing: the grid belongs to Flower."""
@@ -78,13 +95,13 @@ class FlowerFleet(Fleet):
                 return now
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"no Flower node registered within {WAIT_FOR_NODES_S:g} s; start SuperNodes, or see the simulation's log"
+                    f"no Flower node registered within {WAIT_FOR_NODES_S:g} s; start SuperNodes, or see Flower's log"
                 )
             seen = now
             time.sleep(POLL_S)
 
     def _greet(self, nodes: list[int], deadline_s: float) -> None:
-        """Say hello to the nodes that are new; nodes that left are forgotten."""
+        """Say hello to the nodes that are new; nodes that left are forgotten, and one that errs is greeted again."""
         self._homes = {node: home for node, home in self._homes.items() if node in nodes}
         new = [node for node in nodes if node not in self._homes]
         if not new or self._greeting is None:
@@ -93,16 +110,30 @@ class FlowerFleet(Fleet):
         content = RecordDict({"common": common, "cohort": nobody})
         messages = [Message(content, dst_node_id=node, message_type=f"query.{self._greeting.kind}") for node in new]
         refusals = []
-        for reply in self._grid.send_and_receive(messages, timeout=deadline_s):
+        for reply in self._grid.send_and_receive(messages, timeout=min(deadline_s, WAIT_FOR_NODES_S)):
+            node = reply.metadata.src_node_id
             if reply.has_error():
-                refusals.append(f"node {reply.metadata.src_node_id}: {reply.error.code}: {reply.error.reason}")
+                refusals.append(f"node {node}: Flower error {reply.error.code}: {reply.error.reason}")
                 continue
-            greeting = unpack(_bytes(reply)).shared
-            here = greeting.header.get("clients")
-            self._homes[reply.metadata.src_node_id] = None if here is None else [int(client) for client in here]
+            try:
+                greeting = unpack(_bytes(reply)).shared
+                here = greeting.header.get("clients")
+                self._homes[node] = None if here is None else [int(client) for client in here]
+            except (BadReplyError, TypeError, ValueError) as error:
+                refusals.append(f"node {node}: {error}")
+                continue
             self._greeted.append(greeting)
         if not self._homes:
-            raise RunError(f"no Flower node answered hello: {'; '.join(refusals[:3]) or f'none within {deadline_s:g} s'}")
+            raise RunError(f"no Flower node answered hello: {'; '.join(refusals[:3]) or 'none in time'}")
+        for refusal in refusals:
+            _log.warning("no hello from %s", refusal)
+
+    def _homeless(self, clients: Sequence[int]) -> list[int]:
+        """The clients that no node is there for."""
+        homes = list(self._homes.values())
+        if None in homes:  # a node for any client
+            return []
+        return sorted(set(clients).difference(*(home for home in homes if home is not None)))
 
     def _place(self, clients: list[int], nodes: list[int]) -> list[tuple[int, list[int]]]:
         """(node, clients) for every message of this request."""
@@ -127,5 +158,16 @@ def _record(data: bytes) -> ArrayRecord:
 
 
 def _bytes(message: Message) -> bytes:
-    blob: bytes = message.content.array_records["reply"]["blob"].numpy().tobytes()
+    """What the reply holds; BadReplyError where it is no reply of ours."""
+    try:
+        blob: bytes = message.content.array_records["reply"]["blob"].numpy().tobytes()
+    except (KeyError, ValueError, TypeError) as error:
+        raise BadReplyError(f"reply holds no blob of bytes: {error}") from error
     return blob
+
+
+def _read(message: Message, clients: Sequence[int]) -> CohortReply:
+    try:
+        return read_reply(_bytes(message), clients)
+    except BadReplyError as error:
+        return failed_cohort(clients, str(error))

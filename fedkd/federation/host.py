@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import sys
@@ -30,13 +31,14 @@ from fedkd.federation.messages import (
     SetupResult,
 )
 from fedkd.federation.store import SETUP, StateRef, round_folder
-from fedkd.federation.wire import Bundle, Parcel, pack, unpack
+from fedkd.federation.wire import Bundle, Parcel, pack, travels, unpack
 from fedkd.federation.workspace import Node, Workspace
 from fedkd.filters.selection import select
-from fedkd.rows import Share
+from fedkd.rows import Rows, Share
 from fedkd.streams import stream, stream_seed
 
 FAILURE = "failure"  # header key of the parcel of a client that failed
+RESIDENT_CLIENTS = 64  # kept in memory by a worker beyond those of its last message, where the store has them too
 
 
 @dataclass(eq=False)
@@ -49,7 +51,7 @@ class ClientHost:
             another process; else only where the request says `durable`.
     """
 
-    node: Node = Node()
+    node: Node = field(default_factory=Node)
     write_through: bool = True
     _workspace: Workspace | None = None
     _resident: dict[tuple[int, str], tuple[str, Any]] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class ClientHost:
 
         def answer(client_id: int) -> Parcel:
             given = workspace.contribution(client_id)[0]
-            return Contribution(x=given.x, labels=given.y if wants_labels else None).to_parcel()
+            return travels(Contribution(x=given.x, labels=given.y if wants_labels else None).to_parcel())
 
         return Bundle(CONTRIBUTE, Parcel(), _each(clients, answer))
 
@@ -121,17 +123,20 @@ class ClientHost:
                 rng=stream(experiment.core.seed, "filter-holdout", client=client_id),
             )
             kept = {"own_ids": own_ids, "accepted": chosen.accepted}
-            trees[client_id] = tree.to_parcel(kept)
-            ref = StateRef("", tree.digest(trees[client_id]))
-            self._resident[client_id, SETUP] = (ref.digest, kept)
-            return SetupResult(
+            parcel = tree.to_parcel(kept)
+            ref = StateRef("", tree.digest(parcel))
+            result = SetupResult(
                 ref=ref,
                 accepted=chosen.accepted,
                 threshold=chosen.threshold,
                 holdout_counts=chosen.score_holdout_counts,
                 proxy_counts=chosen.score_proxy_counts,
                 seconds=time.perf_counter() - started,
-            ).to_parcel()
+            )
+            reply = travels(result.to_parcel())
+            trees[client_id] = parcel  # nothing is left that can fail
+            self._keep(client_id, SETUP, ref.digest, kept)
+            return reply
 
         parcels = _each(clients, answer)
         self._write(workspace, SETUP, trees, parcels)
@@ -143,10 +148,10 @@ class ClientHost:
 
         def answer(client_id: int) -> Parcel:
             result, state, parcel = self._train(workspace, request, client_id)
-            reply = result.to_parcel(workspace.uplink)
+            reply = travels(result.to_parcel(workspace.uplink))
             # Only now is nothing left that can fail: a client that raises keeps the state that it had.
             trees[client_id] = parcel
-            self._resident[client_id, "state"] = (result.ref.digest, state)
+            self._keep(client_id, "state", result.ref.digest, state)
             return reply
 
         parcels = _each(clients, answer)
@@ -154,6 +159,8 @@ class ClientHost:
             self._add_unwritten(request, trees, parcels)
             self._write(workspace, round_folder(request.round_id), trees, parcels)
         workspace.store.prune(request.keep, before=request.round_id)
+        if self.write_through:
+            self._forget(max(RESIDENT_CLIENTS, len(clients)))
         return Bundle(ROUND, Parcel(), parcels)
 
     def _train(self, workspace: Workspace, request: RoundRequest, client_id: int) -> tuple[RoundResult, Any, Parcel]:
@@ -168,6 +175,9 @@ class ClientHost:
         trainer = workspace.trainer
         state = trainer.init(ctx) if state_ref is None else self._state(workspace, client_id, "state", state_ref)
         state, metrics = trainer.fit(ctx, state, request.knowledge.seen_by(client_id))
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise FedKDError(f"training diverged: {name} is {value}; lower schedule.lr")
         share = Share(client_id=client_id, round_id=request.round_id)
         if request.wants_share:
             share = self._share(workspace, ctx, state)
@@ -191,7 +201,7 @@ class ClientHost:
     def _share(self, workspace: Workspace, ctx: Any, state: Any) -> Share:
         """The trainer's share; whatever it predicts, rows that the client's filter rejects do not leave."""
         trainer, proxy = workspace.trainer, ctx.proxy
-        rows = ()
+        rows: tuple[Rows, ...] = ()
         if proxy is not None and trainer.space == "proxy":
             samples = proxy.asked if trainer.needs_full_proxy else proxy.asked[proxy.accepted[proxy.asked]]
             rows = trainer.predict(ctx, state, proxy.samples, rows_of(samples, proxy.rows_per_sample))
@@ -208,8 +218,18 @@ class ClientHost:
         digest, state = self._resident.get((client_id, slot), ("", None))
         if digest != ref.digest:
             state = workspace.store.read(ref, client_id)
-            self._resident[client_id, slot] = (ref.digest, state)
+        self._keep(client_id, slot, ref.digest, state)
         return state
+
+    def _keep(self, client_id: int, slot: str, digest: str, state: Any) -> None:
+        """Keep a state in memory; those used last come last."""
+        self._resident.pop((client_id, slot), None)
+        self._resident[client_id, slot] = (digest, state)
+
+    def _forget(self, num_clients: int) -> None:
+        """Drop all but the clients used last: other workers may serve the rest by now, and the store has them."""
+        last = {*list(dict.fromkeys(client_id for client_id, _ in reversed(self._resident)))[:num_clients]}
+        self._resident = {key: kept for key, kept in self._resident.items() if key[0] in last}
 
     def _add_unwritten(self, request: RoundRequest, trees: dict[int, Parcel], parcels: dict[int, Parcel]) -> None:
         """Clients that failed keep their state; where it is only in memory, it becomes durable with the others."""
@@ -245,9 +265,10 @@ def rows_of(samples: np.ndarray, rows_per_sample: int) -> np.ndarray:
 def failure_of(client_id: int, parcel: Parcel) -> ClientFailure | None:
     """The failure that a reply's parcel stands for, if it does."""
     reason = parcel.header.get(FAILURE)
-    return (
-        None if reason is None else ClientFailure(client_id, str(reason), StateRef.from_json(parcel.header.get("ref")))
-    )
+    if reason is None:
+        return None
+    ref = RoundResult.ref_of(parcel) if "ref" in parcel.header else None
+    return ClientFailure(client_id, str(reason), ref)
 
 
 def _each(clients: Mapping[int, Parcel], answer: Callable[[int], Parcel]) -> dict[int, Parcel]:

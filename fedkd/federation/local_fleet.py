@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import final
 
 from fedkd.federation.fleet import CohortReply, Fleet, deal, failed_cohort, read_reply
@@ -26,6 +25,7 @@ class LocalFleet(Fleet):
         self._workers = workers
         self._settings = contextlib.ExitStack()
         self._children: list[Worker] = []
+        self._pending: list[tuple[int, list[int], Future[bytes]]] = []  # (child, cohort, its reply)
         # In this process a resident state cannot get lost between messages, so it need not be written each round.
         self._host = ClientHost(write_through=workers > 1)
         if workers == 1:
@@ -41,7 +41,7 @@ class LocalFleet(Fleet):
         return [unpack(self._host.handle(request.common(), nobody)).shared]
 
     def broadcast(self, request: Request, *, deadline_s: float) -> Iterator[CohortReply]:
-        """Cohorts in turn here, or side by side in the children."""
+        """Cohorts in turn here, where nobody can be late, or side by side in the children."""
         cohorts = deal(sorted(request.clients), self._workers, self._clients_per_node)
         common = request.common()
         if not self._children:
@@ -49,29 +49,43 @@ class LocalFleet(Fleet):
                 yield read_reply(self._host.handle(common, request.cohort(cohort)), cohort)
             return
         deadline = time.monotonic() + deadline_s
-        pending: list[tuple[int, list[int], Future[bytes]]] = []
         for number, cohort in enumerate(cohorts):
             child = number % self._workers
-            future = self._queues[child].submit(self._children[child].ask, common, request.cohort(cohort))
-            pending.append((child, cohort, future))
-        lost = set()
-        for child, cohort, future in pending:
-            try:
-                yield read_reply(future.result(timeout=max(0.0, deadline - time.monotonic())), cohort)
-            except WorkerDiedError as error:
-                lost.add(child)
-                yield failed_cohort(cohort, str(error))
-            except FutureTimeoutError:
-                # Its reply would come when the next one is waited for: a late child is ended and replaced.
-                self._children[child].kill()
-                lost.add(child)
-                yield failed_cohort(cohort, f"no reply within {deadline_s:g} s")
-        for child in lost:  # the next message reloads its clients from the store
-            self._children[child].kill()
-            self._children[child] = Worker.start()
+            future = self._queues[child].submit(self._ask, child, common, request.cohort(cohort))
+            self._pending.append((child, cohort, future))
+        try:
+            for _, cohort, future in tuple(self._pending):
+                try:
+                    reply = read_reply(future.result(timeout=max(0.0, deadline - time.monotonic())), cohort)
+                except (TimeoutError, CancelledError, WorkerDiedError) as error:
+                    is_late = time.monotonic() >= deadline
+                    if is_late:
+                        self._abandon()
+                    reply = failed_cohort(cohort, f"no reply within {deadline_s:g} s" if is_late else str(error))
+                yield reply
+        finally:
+            self._abandon()
 
     def close(self) -> None:
         """End the children, put torch's thread count back."""
+        self._abandon()
+        self._settings.close()
         for child in self._children:
             child.stop()
-        self._settings.close()
+
+    def _ask(self, child: int, common: bytes, cohort: bytes) -> bytes:
+        """The child's reply; runs in its thread. A new child takes the place of a dead one and reads the store."""
+        if not self._children[child].is_alive:
+            self._children[child].stop()
+            self._children[child] = Worker.start()
+        return self._children[child].ask(common, cohort)
+
+    def _abandon(self) -> None:
+        """Take back what no child has begun, and end the children still at work: their replies would come too late."""
+        for _, _, future in self._pending:
+            future.cancel()
+        for child, _, future in self._pending:
+            while not future.done():
+                self._children[child].kill()
+                wait([future], timeout=0.1)
+        self._pending = []

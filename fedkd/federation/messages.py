@@ -12,10 +12,12 @@ from fedkd.errors import BadReplyError
 from fedkd.exchange.codec import Codec, Encoded
 from fedkd.federation.store import StateRef
 from fedkd.federation.wire import Bundle, Parcel, pack
+from fedkd.filters.selection import SCORE_BINS
 from fedkd.rows import Extra, Knowledge, Rows, Share
 from fedkd.types import Array, Flat, Ids, Mask, Metrics
 
 HELLO, CONTRIBUTE, PROXY, ROUND = "hello", "contribute", "proxy", "round"
+_GARBLED = (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError)  # what garbled fields lead to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +88,8 @@ class Contribution:
     def from_parcel(cls, parcel: Parcel) -> Contribution:
         """Checked: finite float inputs, one label each."""
         x, labels = parcel.arrays.get("x"), parcel.arrays.get("labels")
-        if x is None or x.ndim < 2 or x.dtype.kind != "f" or not np.isfinite(x).all():
-            raise BadReplyError("contribution has no finite float array x (n, ...)")
+        if x is None or x.ndim < 2 or x.dtype != np.float32 or not np.isfinite(x).all():
+            raise BadReplyError("contribution has no finite float32 array x (n, ...)")
         if labels is not None and (labels.shape[:1] != x.shape[:1] or labels.dtype.kind != "i"):
             raise BadReplyError(f"contribution has labels {labels.shape} for inputs {x.shape}")
         return cls(x=x, labels=labels)
@@ -127,19 +129,21 @@ class SetupResult:
         header, arrays = parcel.header, parcel.arrays
         try:
             ref = StateRef.from_json(header["ref"])
-            size = int(header["size"])
-            accepted = np.unpackbits(arrays["accepted"], count=size).astype(bool)
-            if ref is None or len(accepted) != size:
+            size, bits = int(header["size"]), arrays["accepted"]
+            if ref is None or bits.shape != (-(-size // 8),):
                 raise ValueError("state reference or mask")
+            counts = [arrays["holdout_counts"], arrays["proxy_counts"]]
+            if any(each.shape != (len(SCORE_BINS) - 1,) or each.dtype.kind != "i" for each in counts):
+                raise ValueError("score counts")
             return cls(
                 ref=ref,
-                accepted=accepted,
+                accepted=np.unpackbits(bits, count=size).astype(bool),
                 threshold=float(header["threshold"]),
-                holdout_counts=arrays["holdout_counts"],
-                proxy_counts=arrays["proxy_counts"],
+                holdout_counts=counts[0],
+                proxy_counts=counts[1],
                 seconds=float(header["seconds"]),
             )
-        except (KeyError, ValueError, TypeError) as error:
+        except _GARBLED as error:
             raise BadReplyError(f"set-up reply lacks or garbles {error}") from error
 
 
@@ -153,7 +157,6 @@ class RoundResult:
     tables: Mapping[str, Array] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=dict)  # of the evaluation; the trainer's own are share.metrics
     seconds: float = 0.0
-    payload_bytes: int = 0  # arrays of the share as they travelled
 
     def to_parcel(self, codec: Codec) -> Parcel:
         """The share through the codec, the rest as it is."""
@@ -165,10 +168,10 @@ class RoundResult:
             "client_id": share.client_id,
             "rows": rows,
             "extra": None if share.extra is None else [share.extra.kind, dict(share.extra.data)],
-            "train": share.metrics,
+            "train": {name: float(value) for name, value in share.metrics.items()},
             "ref": self.ref.to_json(),
             "score": self.score,
-            "metrics": self.metrics,
+            "metrics": {name: float(value) for name, value in self.metrics.items()},
             "seconds": self.seconds,
         }
         return Parcel(header, arrays | {f"table/{name}": table for name, table in self.tables.items()})
@@ -187,20 +190,32 @@ class RoundResult:
                 extra=None if extra is None else Extra(kind=str(extra[0]), data=dict(extra[1])),
                 metrics={str(name): float(value) for name, value in header["train"].items()},
             )
-            ref = StateRef.from_json(header["ref"])
-            if ref is None:
-                raise ValueError("state reference")
             return cls(
                 share=share,
-                ref=ref,
+                ref=cls.ref_of(parcel),
                 score=None if header["score"] is None else float(header["score"]),
                 tables={n.removeprefix("table/"): table for n, table in arrays.items() if n.startswith("table/")},
                 metrics={str(name): float(value) for name, value in header["metrics"].items()},
                 seconds=float(header["seconds"]),
-                payload_bytes=sum(array.nbytes for name, array in arrays.items() if name.startswith("share/")),
             )
-        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        except _GARBLED as error:
             raise BadReplyError(f"round reply lacks or garbles {error}") from error
+
+    @staticmethod
+    def ref_of(parcel: Parcel) -> StateRef:
+        """Where the new state lies: readable even where the share is not."""
+        try:
+            ref = StateRef.from_json(parcel.header["ref"])
+        except _GARBLED as error:
+            raise BadReplyError(f"round reply lacks or garbles {error}") from error
+        if ref is None:
+            raise BadReplyError("round reply has no state reference")
+        return ref
+
+    @staticmethod
+    def share_bytes(parcel: Parcel) -> int:
+        """Arrays of the share as they travelled."""
+        return sum(array.nbytes for name, array in parcel.arrays.items() if name.startswith("share/"))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -267,7 +282,7 @@ class RoundRequest:
                 knowledge=Knowledge(common=common, per_client={i: own for i, own in per_client.items() if own}),
                 states=states,
             )
-        except (KeyError, ValueError, TypeError) as error:
+        except _GARBLED as error:
             raise BadReplyError(f"round request lacks or garbles {error}") from error
 
 

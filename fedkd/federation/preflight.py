@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from fedkd.experiment import Experiment
 from fedkd.functional.skew import mean_label_emd, mean_pairwise_js
 from fedkd.streams import stream
 from fedkd.types import Array
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +48,7 @@ def preflight(experiment: Experiment) -> Plan:
     """
     experiment.check()
     dataset = load_dataset(experiment.data)
+    _check_inputs(dataset)
     core = experiment.core
     partition = experiment.partition.create()
     indices = partition.assign(
@@ -53,16 +58,17 @@ def preflight(experiment: Experiment) -> Plan:
         rng=stream(core.seed, "partition"),
     )
     _check_enough(experiment, [len(index) for index in indices])
+    _check_quorum(experiment)
     _check_models(experiment, dataset)
     _check_device(experiment)
     return Plan(dataset, PartitionTable.of(indices))
 
 
-def server_model_builder(experiment: Experiment, dataset: Dataset) -> Callable[[], object]:
+def server_model_builder(experiment: Experiment, dataset: Dataset) -> Callable[[], nn.Module]:
     """Builds fresh models of the first configured architecture."""
     from fedkd.models.build import build_model
 
-    def build() -> object:
+    def build() -> nn.Module:
         return build_model(
             experiment.model.names[0],
             experiment.model,
@@ -73,14 +79,32 @@ def server_model_builder(experiment: Experiment, dataset: Dataset) -> Callable[[
     return build
 
 
+def _check_inputs(dataset: Dataset) -> None:
+    for part, samples in (("train", dataset.train), ("test", dataset.test)):
+        if samples.x.dtype != np.float32:
+            raise DataError(
+                f"data set {dataset.name!r}, {part}: inputs are {samples.x.dtype}, expected float32; "
+                "convert them with x.astype('float32')"
+            )
+
+
 def _check_enough(experiment: Experiment, sizes: list[int]) -> None:
-    """Every client needs one sample to train on, and one to give where the proxy set is contributed."""
-    least = 2 if experiment.proxy.name == "contributed" else 1
+    """Every client needs one sample to train on, and one to give away where the proxy set is contributed."""
+    least = 2 if experiment.proxy.name == "contributed" and not experiment.proxy.keep_private else 1
     smallest = int(np.argmin(sizes))
     if sizes[smallest] < least:
         raise DataError(
             f"client {smallest} gets {sizes[smallest]} private samples from partition {experiment.partition.name!r}, "
             f"expected at least {least}; take fewer clients or another partition"
+        )
+
+
+def _check_quorum(experiment: Experiment) -> None:
+    need, clients = experiment.engine.min_good_replies, experiment.core.num_clients
+    if need > clients:
+        raise ConfigError(
+            f"engine.min_good_replies is {need}, but there are only {clients} clients; ask for {clients} or fewer",
+            key="engine.min_good_replies",
         )
 
 

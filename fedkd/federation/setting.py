@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +15,10 @@ from fedkd.errors import BadReplyError, RunError
 from fedkd.experiment import Experiment
 from fedkd.federation.fleet import Fleet
 from fedkd.federation.messages import CONTRIBUTE, HELLO, PROXY, ClientFailure, Contribution, Job, Request, SetupResult
+from fedkd.federation.preflight import Plan
 from fedkd.federation.store import StateRef
 from fedkd.federation.wire import Parcel
+from fedkd.federation.workspace import version_of
 from fedkd.streams import stream
 from fedkd.types import Array, Ids
 
@@ -72,17 +73,17 @@ class SetUp:
     experiment: Experiment
     fleet: Fleet
     job: Job
-    expected_partition: str
+    plan: Plan
 
     def hello(self) -> list[Parcel]:
         """Greet the workers; RunError where one holds another partition."""
         request = Request(kind=HELLO, shared=Parcel({"job": self.job.to_json()}), clients={})
         greetings = self.fleet.hello(request, deadline_s=self.experiment.engine.round_timeout_s)
         for greeting in greetings:
-            found = greeting.header.get("partition", "")
-            if found and found != self.expected_partition:
+            found, expected = str(greeting.header.get("partition", "")), self.plan.partition.digest
+            if found and found != expected:
                 raise RunError(
-                    f"a worker holds partition {found[:8]}, expected {self.expected_partition[:8]}; "
+                    f"a worker holds partition {found[:8]}, expected {expected[:8]}; "
                     "give all workers the same run folder"
                 )
         return greetings
@@ -97,7 +98,7 @@ class SetUp:
         if all(c.labels is not None for c in given.values()):
             order = self._order(len(proxy.x))
             labels = np.concatenate([c.labels for c in given.values() if c.labels is not None])[order]
-        version = hashlib.blake2b(np.ascontiguousarray(proxy.x).tobytes(), digest_size=16).hexdigest()
+        version = version_of(proxy)
         results, downlink = self._offer(proxy, version, labels, owners)
         setting = Setting(
             proxy=proxy,
@@ -125,13 +126,18 @@ class SetUp:
         clients = {i: Parcel() for i in range(self.experiment.core.num_clients)}
         request = Request(kind=CONTRIBUTE, shared=Parcel({"job": self.job.to_json()}), clients=clients)
         parcels = self._ask(request, "contribute to the proxy set")
-        read = _read_all(parcels, Contribution.from_parcel)
-        shapes = {contribution.x.shape[1:] for contribution in read.values()}
-        if len(shapes) > 1:
-            raise RunError(
-                f"clients contribute inputs of different shapes {sorted(shapes)}; give all clients data of one shape"
+        return self._read(parcels, self._contribution), sum(parcel.nbytes for parcel in parcels.values())
+
+    def _contribution(self, parcel: Parcel) -> Contribution:
+        """A contribution that fits the data set."""
+        given, dataset = Contribution.from_parcel(parcel), self.plan.dataset
+        if given.x.shape[1:] != dataset.input_shape:
+            raise BadReplyError(
+                f"inputs have shape {given.x.shape[1:]}, expected {dataset.input_shape} as the test set has"
             )
-        return read, sum(parcel.nbytes for parcel in parcels.values())
+        if given.labels is not None and ((given.labels < 0) | (given.labels >= dataset.num_classes)).any():
+            raise BadReplyError(f"labels are not all within 0 and {dataset.num_classes - 1}")
+        return given
 
     def _order(self, size: int) -> Ids:
         return stream(self.experiment.core.seed, "proxy-order").permutation(size)
@@ -147,18 +153,21 @@ class SetUp:
     def _offer(
         self, proxy: Samples, version: str, labels: Array | None, owners: Mapping[int, Ids]
     ) -> tuple[dict[int, SetupResult], int]:
-        """Send the merged set to all and to each client alone its own ids; what the filters made of it, and the bytes."""
+        """Send the set to all and to each client alone its own ids; what the filters made of it, and the bytes."""
         arrays = {"x": proxy.x}
         if labels is not None and self.experiment.filter.cls.needs_proxy_labels:
             arrays["y"] = labels
         shared = Parcel({"job": self.job.to_json(), "proxy_version": version}, arrays)
         clients = {i: Parcel({}, {"own_ids": own.astype(np.int32)}) for i, own in owners.items()}
         parcels = self._ask(Request(kind=PROXY, shared=shared, clients=clients), "filter the proxy set")
-        read = _read_all(parcels, SetupResult.from_parcel)
-        good = {i: result for i, result in read.items() if len(result.accepted) == len(proxy)}
-        if not good:
-            raise RunError(f"no client filtered the proxy set of {len(proxy)} samples; their masks have other sizes")
-        return good, sum(shared.nbytes + parcel.nbytes for parcel in clients.values())
+
+        def read(parcel: Parcel) -> SetupResult:
+            result = SetupResult.from_parcel(parcel)
+            if len(result.accepted) != len(proxy):
+                raise BadReplyError(f"mask is over {len(result.accepted)} samples, expected {len(proxy)}")
+            return result
+
+        return self._read(parcels, read), sum(shared.nbytes + parcel.nbytes for parcel in clients.values())
 
     def _ask(self, request: Request, what: str) -> dict[int, Parcel]:
         """Good replies by client id; RunError with the first reasons where there is none."""
@@ -177,23 +186,24 @@ class SetUp:
             raise RunError(f"no client could {what}: {reasons}")
         return dict(sorted(good.items()))
 
+    @staticmethod
+    def _read(parcels: Mapping[int, Parcel], read: Callable[[Parcel], Reply]) -> dict[int, Reply]:
+        """The readable ones; RunError with the first faults where none is."""
+        found, faults = {}, []
+        for client_id, parcel in parcels.items():
+            try:
+                found[client_id] = read(parcel)
+            except BadReplyError as error:
+                faults.append(f"client {client_id}: {error}")
+                _log.warning("set-up reply refused: %s", faults[-1])
+        if not found:
+            raise RunError(f"no usable set-up reply: {'; '.join(faults[:3])}")
+        return found
+
 
 def clients_of(experiment: Experiment) -> range:
     """All client ids."""
     return range(experiment.core.num_clients)
-
-
-def _read_all(parcels: Mapping[int, Parcel], read: Callable[[Parcel], Reply]) -> dict[int, Reply]:
-    """The readable ones; RunError with the first fault where none is."""
-    found, faults = {}, []
-    for client_id, parcel in parcels.items():
-        try:
-            found[client_id] = read(parcel)
-        except BadReplyError as error:
-            faults.append(f"client {client_id}: {error}")
-    if not found:
-        raise RunError(f"no usable set-up reply: {'; '.join(faults[:3])}")
-    return found
 
 
 def _get(results: Mapping[int, SetupResult], client_id: int, what: Callable[[SetupResult], Any]) -> Any:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from fedkd.errors import StateError
 from fedkd.federation import tree
 from fedkd.federation.wire import Parcel, save_arrays
-from fedkd.files import write_atomic
+from fedkd.files import cannot_write, write_atomic
 
 SETUP = "setup"  # what is found out once, before the first round: never pruned
 
@@ -52,7 +52,10 @@ class StateStore:
         header = {"clients": {str(i): [digests[i], parcels[i].header] for i in parcels}}
         arrays = {f"{i}/{key}": array for i, parcel in parcels.items() for key, array in parcel.arrays.items()}
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(path, error) from error
         write_atomic(path, save_arrays(header, arrays))
         return name
 
@@ -71,7 +74,7 @@ class StateStore:
                 prefix = f"{client_id}/"
                 keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 - no mapping
                 parcel = Parcel(header, {key.removeprefix(prefix): file.get_tensor(key) for key in keys})
-        except (OSError, SafetensorError, KeyError, ValueError, StateError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, StateError) as error:
             raise StateError(
                 f"client {client_id}: state {ref.digest[:8]} cannot be read from {path}: {error}; "
                 "resume from an earlier checkpoint"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedkd.errors import StateError
-from fedkd.federation.wire import Parcel
+from fedkd.federation.wire import DTYPES, Parcel
 from fedkd.types import Array
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _LEAF = "$array"  # marks an array's place in the skeleton: {"$array": number, "as": "torch" or "numpy"}
+_FLOAT = "$float"  # marks NaN and the infinities, which JSON lacks: {"$float": "inf"}
 
 
 def to_parcel(tree: object) -> Parcel:
@@ -46,15 +48,18 @@ def digest(parcel: Parcel) -> str:
 
 def _strip(node: object, arrays: dict[str, Array], path: str) -> Any:
     if isinstance(node, dict):
-        if not all(isinstance(key, str) for key in node):
-            raise StateError(f"{path} has keys that are no texts; state trees need text keys")
+        bad = [key for key in node if not isinstance(key, str) or key in (_LEAF, _FLOAT)]
+        if bad:
+            raise StateError(f"{path} has the key {bad[0]!r}; keys must be texts other than {_LEAF} and {_FLOAT}")
         return {key: _strip(node[key], arrays, f"{path}.{key}") for key in sorted(node)}
     if isinstance(node, list | tuple):
         return [_strip(item, arrays, f"{path}[{i}]") for i, item in enumerate(node)]
     if isinstance(node, np.ndarray):
-        return _leaf(arrays, node, {"as": "numpy"})
+        return _leaf(arrays, node, {"as": "numpy"}, path)
     if isinstance(node, np.generic):
-        return node.item()
+        return _strip(node.item(), arrays, path)
+    if isinstance(node, float) and not math.isfinite(node):
+        return {_FLOAT: str(node)}
     if node is None or isinstance(node, bool | int | float | str):
         return node
     if _is_tensor(node):
@@ -62,12 +67,14 @@ def _strip(node: object, arrays: dict[str, Array], path: str) -> Any:
 
         tensor = node.detach().cpu()  # type: ignore[attr-defined]
         if tensor.dtype == torch.bfloat16:  # NumPy has no bfloat16: its bits travel
-            return _leaf(arrays, tensor.view(torch.int16).numpy(), {"as": "bfloat16"})
-        return _leaf(arrays, tensor.numpy(), {"as": "torch"})
+            return _leaf(arrays, tensor.view(torch.int16).numpy(), {"as": "bfloat16"}, path)
+        return _leaf(arrays, tensor.numpy(), {"as": "torch"}, path)
     raise StateError(f"{path} is a {type(node).__name__}; a state holds tensors, numbers, texts, lists and dicts only")
 
 
-def _leaf(arrays: dict[str, Array], array: Array, mark: dict[str, object]) -> dict[str, object]:
+def _leaf(arrays: dict[str, Array], array: Array, mark: dict[str, object], path: str) -> dict[str, object]:
+    if array.dtype not in DTYPES:
+        raise StateError(f"{path} is an array of {array.dtype}; a state holds whole numbers, floats and booleans only")
     name = str(len(arrays))
     arrays[name] = array
     return {_LEAF: name, **mark}
@@ -78,17 +85,21 @@ def _fill(node: Any, arrays: dict[str, Array]) -> Any:
         return [_fill(item, arrays) for item in node]
     if not isinstance(node, dict):
         return node
+    if _FLOAT in node:
+        return float(node[_FLOAT])
     if _LEAF not in node:
         return {key: _fill(value, arrays) for key, value in node.items()}
     array = arrays[node[_LEAF]]
+    if not array.flags.writeable:
+        array = array.copy()  # a restored state is as writeable as one that stayed in memory
     if node["as"] == "numpy":
         return array
     import torch
 
-    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if node["as"] == "bfloat16" else tensor
 
 
 def _is_tensor(node: object) -> bool:
-    module: torch = sys.modules.get("torch")  # type: ignore[valid-type] # without torch nothing can be a tensor
+    module: Any = sys.modules.get("torch")  # without torch nothing can be a tensor
     return module is not None and isinstance(node, module.Tensor)

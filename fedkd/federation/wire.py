@@ -6,6 +6,7 @@ A *parcel* is a header and its arrays. A *bundle* is what one message holds: a p
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,11 @@ from fedkd.errors import BadReplyError
 from fedkd.types import Array
 
 SCHEMA = 1  # bumped on any change of meaning
+# What safetensors brings back as it was sent. Not complex, which no message needs.
+DTYPES = frozenset(
+    np.dtype(kind)
+    for kind in (np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
+) | frozenset(np.dtype(kind) for kind in (np.float16, np.float32, np.float64))
 _HEADER = "header"
 
 
@@ -86,6 +92,19 @@ def unpack(data: bytes) -> Bundle:
     return Bundle(kind, shared, clients)
 
 
+def travels(parcel: Parcel) -> Parcel:
+    """The parcel itself; BadReplyError naming the field or array that could not be packed."""
+    for name, value in parcel.header.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadReplyError(f"{name!r} is {value!r:.200}, which is no plain finite JSON: {error}") from error
+    for name, array in parcel.arrays.items():
+        if array.dtype not in DTYPES:
+            raise BadReplyError(f"array {name!r} is {array.dtype}, expected whole numbers, floats or booleans")
+    return parcel
+
+
 def save_arrays(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
     """A safetensors blob; the header travels as an array of its own."""
     text = np.frombuffer(json.dumps(header, allow_nan=False, sort_keys=True).encode(), np.uint8)
@@ -98,10 +117,20 @@ def load_arrays(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     """Header and arrays of a blob; BadReplyError where it is none."""
     try:
         arrays = load(data)
-        header = json.loads(arrays.pop(_HEADER).tobytes())
-    except (SafetensorError, KeyError, ValueError) as error:
+        header = json.loads(arrays.pop(_HEADER).tobytes(), parse_constant=_finite, parse_float=_finite)
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise BadReplyError(f"no valid message: {error}") from error
+    for name, array in arrays.items():
+        if array.dtype not in DTYPES:
+            raise BadReplyError(f"array {name!r} is {array.dtype}, expected whole numbers, floats or booleans")
     return _mapping(header), arrays
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"a number is {text}")
+    return value
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -5,7 +5,9 @@ Started as `python -m fedkd.federation.worker`, so it never imports the caller's
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -29,15 +31,24 @@ class Worker:
 
     @classmethod
     def start(cls) -> Worker:
-        """A new child; it inherits standard error, so that its complaints are seen."""
+        """A new child; it inherits standard error, so that its complaints are seen.
+
+        It leads a process group: Ctrl-C is the parent's affair, and what a trainer starts can be ended with it.
+        """
         return cls(
             subprocess.Popen(
                 [sys.executable, "-m", "fedkd.federation.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                process_group=0,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be asked."""
+        return self.process.poll() is None
 
     def ask(self, common: bytes, cohort: bytes) -> bytes:
         """The child's reply; WorkerDiedError where it ended instead."""
@@ -58,19 +69,26 @@ class Worker:
         return reply
 
     def stop(self) -> None:
-        """End the child: politely by closing its input, after ten seconds by force."""
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
+        """End the child: politely by closing its input, after ten seconds by force. Nobody may be asking it."""
+        self._close(self.process.stdin)
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self.kill()
+        self._close(self.process.stdout)
 
     def kill(self) -> None:
-        """End the child at once."""
-        self.process.kill()
+        """End the child, and what it has started, at once; whoever is asking it gets WorkerDiedError."""
+        if self.is_alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    @staticmethod
+    def _close(pipe: IO[bytes] | None) -> None:
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # what was not sent to a dead child cannot be sent any more
+                pipe.close()
 
 
 def main() -> None:

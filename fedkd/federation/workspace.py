@@ -1,4 +1,4 @@
-"""What a worker keeps between messages of one run: data, proxy, trainer, live models. Everything is built when asked for.
+"""What a worker keeps between messages of one run: data, proxy, trainer, live models; built when first asked for.
 
 Saying hello and filtering import no torch; only training does.
 """
@@ -19,11 +19,12 @@ from fedkd.data.contribution import split_contribution
 from fedkd.data.load import load_dataset
 from fedkd.data.partition_file import PartitionTable
 from fedkd.data.proxy import Proxy
-from fedkd.errors import StateError
+from fedkd.errors import BadReplyError, StateError
 from fedkd.experiment import Experiment
+from fedkd.federation import tree
 from fedkd.federation.messages import Job
 from fedkd.federation.store import SETUP, StateStore
-from fedkd.federation.wire import load_arrays, save_arrays
+from fedkd.federation.wire import Parcel, load_arrays, save_arrays
 from fedkd.files import write_atomic
 from fedkd.lookup import resolve
 from fedkd.methods.base import Context, DeviceProfile, LocalTrainer
@@ -38,12 +39,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """Facts of the machine a worker runs on; all None and empty in simulation, where any worker may serve any client."""
+    """Facts of the machine a worker runs on; None and empty in simulation, where any worker may serve any client."""
 
     client_ids: tuple[int, ...] | None = None
     state_root: str = ""
     data_root: str = ""
-    profile: DeviceProfile = DeviceProfile()
+    profile: DeviceProfile = field(default_factory=DeviceProfile)
 
 
 @dataclass(eq=False)
@@ -144,16 +145,17 @@ class Workspace:
             write_atomic(path, save_arrays({"version": version}, arrays))
 
     def proxy_samples(self, version: str) -> Samples:
-        """The proxy set of a version; StateError where this node never got it."""
+        """The proxy set of a version; StateError where this node does not have it whole."""
         if version not in self._proxies:
             path = self._proxy_path(version)
             try:
                 _, arrays = load_arrays(path.read_bytes())
-            except OSError as error:
-                raise StateError(
-                    f"proxy set {version} is not at {path}: {error.strerror}; run the set-up again"
-                ) from error
-            self._proxies[version] = Samples(arrays["x"], arrays.get("y"))
+                samples = Samples(arrays["x"], arrays.get("y"))
+            except (OSError, BadReplyError, KeyError) as error:
+                raise StateError(f"proxy set {version[:8]} cannot be read from {path}: {error}; run anew") from error
+            if version_of(samples) != version:
+                raise StateError(f"{path} holds another proxy set than {version[:8]}; it was damaged: run anew")
+            self._proxies[version] = samples
         return self._proxies[version]
 
     def context(self, client_id: int, *, round_id: int, closing: bool, proxy: Proxy | None) -> Context:
@@ -192,6 +194,11 @@ class Workspace:
 
     def _proxy_path(self, version: str) -> Path:
         return self.store.root / SETUP / f"proxy-{version}.safetensors"
+
+
+def version_of(proxy: Samples) -> str:
+    """Digest of the proxy set's inputs: both sides refuse to mix versions."""
+    return tree.digest(Parcel({}, {"x": proxy.x}))
 
 
 @contextlib.contextmanager

@@ -41,6 +41,10 @@ class AcceptAll(Filter):
         """Ones (p,)."""
         return np.ones(len(proxy))
 
+    def margin(self, proxy: Samples) -> Array:
+        """Ones (p,)."""
+        return np.ones(len(proxy))
+
     @property
     def threshold(self) -> float:
         """0: no score is too low."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -11,11 +10,14 @@ import numpy as np
 
 from fedkd.checks import check_choice, check_range
 from fedkd.data.base import Samples
-from fedkd.errors import DataError
 from fedkd.filters.base import Filter
-from fedkd.functional.kmeans_density import density_surrogate, nearest_distance
-from fedkd.streams import stream_seed
-from fedkd.types import Array, Mask
+from fedkd.filters.clustering import lloyd_centers, minibatch_centers
+from fedkd.filters.inputs import flat, flat_like, require
+from fedkd.functional.kmeans_density import density_surrogate, distance_margin, nearest_distance
+from fedkd.streams import stream, stream_seed
+from fedkd.types import Array
+
+MIN_MEMBERS = 5  # per_centroid: centroids with fewer known samples take the T_c of all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,29 +26,47 @@ class KMeansConfig:
 
     k_per_class: int = 10  # centroids per class that the client holds; at least 1
     fit: str = "per_class"  # per_class: each class by itself where there are labels; joint: all samples together
+    threshold_rule: str = "quantile"  # T_c: quantile of known distances; mean_sd; per_centroid quantiles; constant
     quantile: float = 0.75  # q: the share of own data that is to be accepted; 0..1
-    threshold_on: str = "holdout"  # distances whose quantile is T_c; train: of the fitted data, biased low for large k
-    max_iter: int = 300  # Lloyd steps at most
+    threshold_sd: float = 1.0  # a of the rule mean_sd: T_c = mean + a * standard deviation
+    threshold_constant: float = 1.0  # T_c of the rule constant, in the unit of the features; > 0
+    threshold_on: str = "holdout"  # known distances: of the hold-out; train: of the fitted data, biased low for large k
+    max_iter: int = 300  # Lloyd steps, or passes of mini-batches, at most
     tol: float = 1e-4  # Lloyd stops once the centroids move less, relative to the variance of the features
+    algorithm: str = (
+        "auto"  # auto: lloyd or minibatch by size; lloyd, minibatch: scikit-learn; torch: Lloyd on `device`
+    )
+    minibatch_above: int = 20_000  # auto takes mini-batches where one clustering has more samples
+    device: str = "cuda"  # of algorithm torch: cuda or cpu
 
     def __post_init__(self) -> None:
         check_range("k_per_class", self.k_per_class, low=1)
         check_choice("fit", self.fit, ("per_class", "joint"))
+        check_choice("threshold_rule", self.threshold_rule, ("quantile", "mean_sd", "per_centroid", "constant"))
         check_range("quantile", self.quantile, above=0.0, high=1.0)
+        check_range("threshold_sd", self.threshold_sd, above=-math.inf, below=math.inf)
+        check_range("threshold_constant", self.threshold_constant, above=0.0, below=math.inf)
         check_choice("threshold_on", self.threshold_on, ("holdout", "train"))
         check_range("max_iter", self.max_iter, low=1)
         check_range("tol", self.tol, low=0.0)
+        check_choice("algorithm", self.algorithm, ("auto", "lloyd", "minibatch", "torch"))
+        check_range("minibatch_above", self.minibatch_above, low=1)
+        check_choice("device", self.device, ("cuda", "cpu"))
 
 
 @final
 class KMeansFilter(Filter):
     """Accepts x where d(x) <= T_c; d is the Euclidean distance of the flattened input to the nearest centroid.
 
-    T_c is the smallest distance within which a share q of the calibration data lies. Scores are exp(-d^2 / (2 h^2))
-    with h^2 the mean of d^2 on the hold-out: a monotone stand-in for the density ratio. Samples are accepted by
-    distance, because scores of far samples all end at 0.
+    T_c by `threshold_rule`: quantile, the smallest distance within which a share q of the known distances lies;
+    mean_sd, their mean + a * standard deviation; constant; per_centroid, a T_j for each centroid from the quantile of
+    the known samples closest to it, x being accepted where d_j(x) <= T_j for some j. A centroid with fewer than
+    MIN_MEMBERS of them, or with T_j = 0, takes the T_c of all. There d(x) stands for min_j d_j(x) / T_j, and T_c for 1.
 
-    Where every hold-out sample lies on a centroid, h and T_c are 0: copies of centroids score 1 and are accepted,
+    The margin is 1 - d / T_c, from 1 on a centroid down to -1e6. Scores are exp(-d^2 / (2 h^2)) with h^2 the mean of
+    d^2 on the hold-out: a monotone stand-in for the density ratio.
+
+    Where every known sample lies on a centroid, h and T_c are 0: copies of centroids score 1 and are accepted,
     everything else scores 0 and is not.
 
     Paper: EdgeFD (arXiv 2508.14769). Deviation: clusters per class and the threshold rule are ours; its text was not
@@ -59,7 +79,8 @@ class KMeansFilter(Filter):
         self._config = config
         self._seed = seed
         self._centers: Array | None = None
-        self._train_distance = np.zeros(0)
+        self._scale: Array | None = None  # T_j (k,) of the rule per_centroid
+        self._train = np.zeros((0, 0))  # the fitted rows, where the threshold is set on them
         self._reach = math.nan  # T_c
         self._bandwidth = math.nan  # h_c
 
@@ -69,9 +90,8 @@ class KMeansFilter(Filter):
         Without a label per sample all samples count as one class. Fewer distinct samples than centroids give fewer
         centroids.
         """
-        if not len(private):
-            raise DataError("the kmeans filter got no private sample to fit on; use more data or fewer clients")
-        x = _flat(private)
+        require(private, filter="kmeans", role="private")
+        x = flat(private)
         labels = private.y if private.y is not None and private.y.ndim == 1 else np.zeros(len(x), np.int64)
         classes = np.unique(labels)
         if self._config.fit == "per_class":
@@ -79,69 +99,81 @@ class KMeansFilter(Filter):
             parts = [self._cluster(x[labels == label], k, f"kmeans/{label}") for label in classes]
         else:
             parts = [self._cluster(x, self._config.k_per_class * len(classes), "kmeans")]
-        self._centers = np.concatenate(parts)
+        self._centers, self._scale = np.concatenate(parts), None
         if self._config.threshold_on == "train":
-            self._train_distance = self._distance(private)
+            self._train = x
         return self
 
     def calibrate(self, holdout: Samples) -> KMeansFilter:
         """Set T_c and the bandwidth."""
-        if not len(holdout):
-            raise DataError("the kmeans filter got no hold-out sample; raise filter.holdout or use more data")
-        distance = self._distance(holdout)
-        self._bandwidth = float(np.sqrt((distance**2).mean()))
-        known = distance if self._config.threshold_on == "holdout" else self._train_distance
-        # A distance that occurs, not one between two: the share q is met, and no rounding moves a sample across it.
-        self._reach = float(np.quantile(known, self._config.quantile, method="inverted_cdf"))
+        require(holdout, filter="kmeans", role="hold-out")
+        config, centers, self._scale = self._config, self._fitted(), None
+        x = flat_like(holdout, centers.shape[1], filter="kmeans")
+        known = x if config.threshold_on == "holdout" else self._train
+        distance = nearest_distance(known, centers)
+        if config.threshold_rule == "constant":
+            self._reach = config.threshold_constant
+        elif config.threshold_rule == "mean_sd":
+            self._reach = max(float(distance.mean() + config.threshold_sd * distance.std()), 0.0)
+        else:
+            self._reach = _quantile(distance, config.quantile)
+        if config.threshold_rule == "per_centroid" and self._reach > 0.0:
+            self._scale, self._reach = self._radii(known), 1.0
+        self._bandwidth = float(np.sqrt((self._distance(holdout) ** 2).mean()))
         return self
 
     def score(self, proxy: Samples) -> Array:
         """exp(-d^2 / (2 h^2)), 0..1."""
         return density_surrogate(self._distance(proxy), self._bandwidth)
 
+    def margin(self, proxy: Samples) -> Array:
+        """1 - d / T_c: 1 on a centroid, at least -1e6."""
+        return distance_margin(self._distance(proxy), self._reach)
+
     @property
     def threshold(self) -> float:
         """The score at distance T_c."""
         return float(density_surrogate(np.array([self._reach]), self._bandwidth)[0])
 
-    def accept(self, proxy: Samples) -> Mask:
-        """Mask (p,) of the samples with d <= T_c."""
-        accepted: Mask = self._distance(proxy) <= self._reach
-        return accepted
+    @property
+    def kept_bytes(self) -> int:
+        """What a device has to keep: the centroids, T_c (or every T_j) and the bandwidth."""
+        radii = 8 if self._scale is None else self._scale.nbytes
+        return self._fitted().nbytes + radii + 8
 
     def _cluster(self, x: Array, k: int, name: str) -> Array:
-        from sklearn.cluster import KMeans
-        from sklearn.exceptions import ConvergenceWarning
-        from threadpoolctl import threadpool_limits
+        config = self._config
+        seed = stream_seed(self._seed, name) % 2**32
+        if config.algorithm == "torch":
+            from fedkd.filters.kmeans_torch import torch_centers
 
-        model = KMeans(
-            min(k, len(x)),
-            init="k-means++",
-            n_init=1,
-            algorithm="lloyd",
-            max_iter=self._config.max_iter,
-            tol=self._config.tol,
-            random_state=stream_seed(self._seed, name) % 2**32,
-        )
-        # One thread: with several, the order of summation and so the centroids would change from run to run.
-        with threadpool_limits(1), warnings.catch_warnings():
-            # It says that some centroids got no sample, since samples are equal. Those centroids are dropped here.
-            warnings.filterwarnings("ignore", category=ConvergenceWarning)
-            model.fit(x)
-        centers: Array = model.cluster_centers_[np.unique(model.labels_)]
-        return centers
+            rng = stream(self._seed, name)
+            return torch_centers(x, k, rng=rng, max_iter=config.max_iter, tol=config.tol, device=config.device)
+        if config.algorithm == "minibatch" or (config.algorithm == "auto" and len(x) > config.minibatch_above):
+            return minibatch_centers(x, k, seed=seed, max_iter=config.max_iter)
+        return lloyd_centers(x, k, seed=seed, max_iter=config.max_iter, tol=config.tol)
 
-    def _distance(self, samples: Samples) -> Array:
+    def _radii(self, known: Array) -> Array:
+        """T_j (k,): the quantile of the distances of centroid j's own members among the known rows."""
+        centers = self._fitted()
+        each = np.stack([nearest_distance(known, center[None]) for center in centers])
+        owner, radii = each.argmin(axis=0), np.full(len(centers), self._reach)
+        for j in range(len(centers)):
+            own = each[j, owner == j]
+            if len(own) >= MIN_MEMBERS:
+                radii[j] = _quantile(own, self._config.quantile) or self._reach
+        return radii
+
+    def _fitted(self) -> Array:
         if self._centers is None:
             raise RuntimeError("the kmeans filter is used before `fit`")
-        x = _flat(samples)
-        if x.shape[1] != self._centers.shape[1]:
-            raise DataError(
-                f"the samples have {x.shape[1]} features, but the kmeans filter was fitted on "
-                f"{self._centers.shape[1]}; the proxy set must have the same input shape as the private data"
-            )
-        return nearest_distance(x, self._centers)
+        return self._centers
+
+    def _distance(self, samples: Samples) -> Array:
+        centers = self._fitted()
+        return nearest_distance(flat_like(samples, centers.shape[1], filter="kmeans"), centers, scale=self._scale)
 
 
-def _flat(samples: Samples) -> Array:
-    return samples.x.reshape(len(samples), math.prod(samples.x.shape[1:]))
+def _quantile(distance: Array, q: float) -> float:
+    """A distance that occurs, not one between two: the share q is met, and no rounding moves a sample across it."""
+    return float(np.quantile(distance, q, method="inverted_cdf"))

@@ -44,6 +44,10 @@ class Oracle(Filter):
         """1 where the client holds the sample's class, else 0."""
         return np.isin(_labels(proxy), self._classes).astype(np.float64)
 
+    def margin(self, proxy: Samples) -> Array:
+        """1 where the client holds the sample's class, else -1."""
+        return 2.0 * self.score(proxy) - 1.0
+
     @property
     def threshold(self) -> float:
         """Between the two scores."""

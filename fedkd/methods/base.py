@@ -18,7 +18,7 @@ from fedkd.types import Ids, Metrics
 if TYPE_CHECKING:
     import numpy as np
 
-    from fedkd.models.pool import ModelPool
+    from fedkd.models.pool import ClientModels
 
 State: TypeAlias = dict[str, Any]  # a tree of tensors, numbers, strings and lists: all that survives a round
 
@@ -51,7 +51,7 @@ class Context:
     data: ClientData
     proxy: Proxy | None
     task: Task
-    models: ModelPool
+    models: ClientModels
     schedule: ScheduleConfig
     rng: Callable[[str], np.random.Generator]
     torch_rng: Callable[[str], AbstractContextManager[None]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
@@ -11,6 +12,7 @@ import torch
 from fedkd.checks import check_choice, check_range
 from fedkd.data.base import Samples
 from fedkd.functional.aggregation import softmax
+from fedkd.functional.losses import soft_target_rows
 from fedkd.methods.base import Context, LocalTrainer, State
 from fedkd.methods.local_training import ORDERS, distil_loss, private_loss, student_optimizer, train_round
 from fedkd.models.optimizers import load_optimizer, optimizer_state
@@ -69,7 +71,9 @@ class EmaViews(LocalTrainer):
         distil = None
         if ctx.proxy is not None and len(ids):
             sample_ids = ids // ctx.proxy.rows_per_sample
-            distil = distil_loss(ctx, model, sample_ids, torch.from_numpy(targets), temperature=1.0)
+            distil = distil_loss(
+                ctx, model, sample_ids, torch.from_numpy(targets), functools.partial(soft_target_rows, temperature=1.0)
+            )
         decay = self.config.decay
 
         def follow() -> None:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn, optim
 from torch.nn import functional
 
-from fedkd.functional.losses import soft_target_rows
 from fedkd.methods.base import Context
 from fedkd.models.optimizers import make_optimizer
 from fedkd.types import Ids, Metrics
 
 Loss: TypeAlias = Callable[[Ids], Tensor]  # the loss on a batch, given positions in its data
+RowsLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # student logits (n, c), targets (n, c) -> losses (n,)
 ORDERS = ("distil_then_private", "private_then_distil", "joint")
 
 
@@ -24,20 +24,28 @@ def student_optimizer(ctx: Context, model: nn.Module) -> optim.Optimizer:
     """The optimiser of `schedule.*` over the model's parameters."""
     plan = ctx.schedule
     return make_optimizer(
-        plan.optimizer, model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
+        plan.optimizer,
+        model.parameters(),
+        lr=plan.lr_at(ctx.round_id),
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
     )
 
 
 def batches(rng: np.random.Generator, size: int, batch: int, steps: int) -> Iterator[Ids]:
-    """`steps` batches of positions in range(size): one shuffled pass after another, the last of a pass may be short."""
+    """`steps` batches of positions in range(size): one shuffled pass after another, the last of a pass may be short.
+
+    A last batch of a single position is left out of its pass: batch norm cannot train on it.
+    """
     done = 0
-    while done < steps:
+    while size and done < steps:
         order = rng.permutation(size)
         for start in range(0, size, batch):
             if done == steps:
                 return
-            yield order[start : start + batch]
-            done += 1
+            if size - start > 1 or size == 1 or batch == 1:
+                yield order[start : start + batch]
+                done += 1
 
 
 def private_loss(ctx: Context, model: nn.Module) -> Loss:
@@ -52,15 +60,15 @@ def private_loss(ctx: Context, model: nn.Module) -> Loss:
     return loss
 
 
-def distil_loss(ctx: Context, model: nn.Module, sample_ids: Ids, targets: Tensor, *, temperature: float) -> Loss:
-    """KL to soft targets (n, c; probabilities) at the proxy samples `sample_ids` (n,), mean over the batch."""
+def distil_loss(ctx: Context, model: nn.Module, sample_ids: Ids, targets: Tensor, rows_loss: RowsLoss) -> Loss:
+    """`rows_loss` of the student's logits against `targets` (n, c) at the proxy samples `sample_ids` (n,), batch mean."""
     assert ctx.proxy is not None  # whoever has targets has a proxy
     x = torch.from_numpy(ctx.proxy.x[sample_ids]).to(ctx.device)
     targets = targets.to(ctx.device)
 
     def loss(index: Ids) -> Tensor:
         at = torch.from_numpy(index)
-        return soft_target_rows(model(x[at]), targets[at], temperature=temperature).mean()
+        return rows_loss(model(x[at]), targets[at]).mean()
 
     return loss
 
@@ -81,17 +89,29 @@ def train_round(
     """One round in the given order; the mean losses (unweighted), absent where no step of that kind was taken.
 
     `joint` takes one private and one distillation batch in each step, for as many steps as the private schedule has.
-    Without knowledge only the private part is trained; in the closing message only the distillation part.
+    Its first round takes no step: there is nothing yet to join, and a model that starts on its own few classes
+    saturates and later collapses under the first aggregate (MNIST, one class each: 0.62 against 0.97 after ten rounds).
+    Otherwise only the private part is trained without knowledge, and only the distillation part in the closing message.
     """
     plan = ctx.schedule
     size = len(ctx.data.train)
-    private_steps = 0 if ctx.closing else plan.num_private_steps(size)
+    waits = order == "joint" and ctx.round_id == 0 and distil is None
+    private_steps = 0 if ctx.closing or waits else plan.num_private_steps(size)
     if distil is None:
         distil_steps = 0
     else:
         distil_steps = plan.num_private_steps(size) if order == "joint" else plan.num_distil_steps(num_targets)
     private_batches = batches(ctx.rng("private-order"), size, plan.private_batch, private_steps)
-    distil_batches = batches(ctx.rng("distil-order"), num_targets, plan.distil_batch, distil_steps)
+    distil_batches = batches(
+        ctx.rng("distil-order"),
+        num_targets,
+        plan.distil_batch,
+        min(distil_steps, 1) if plan.repeat_batch else distil_steps,
+    )
+    if plan.repeat_batch:
+        distil_batches = itertools.chain.from_iterable(
+            itertools.repeat(index, distil_steps) for index in distil_batches
+        )
     losses: dict[str, list[Tensor]] = {"private_loss": [], "distil_loss": []}
     model.train()
     for private_index, distil_index in _in_order(order, private_batches, distil_batches):
@@ -103,7 +123,7 @@ def train_round(
             losses["distil_loss"].append(distil(distil_index))
             terms.append(kd_weight * losses["distil_loss"][-1])
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(terms).sum().backward()
+        torch.autograd.backward(torch.stack(terms).sum())
         optimizer.step()
         if after_step:
             after_step()

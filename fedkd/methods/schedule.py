@@ -18,10 +18,13 @@ class ScheduleConfig:
     distil_epochs: int = 2  # E_kd: passes over the rows of the knowledge per round
     distil_steps: int = 0  # > 0: that many proxy mini-batches per round instead
     distil_batch: int = 64
+    repeat_batch: bool = False  # true: all distillation steps of a round take the same batch (the step schedule)
     optimizer: str = "sgd"  # sgd or adam
     lr: float = 0.05
     momentum: float = 0.9  # sgd only
     weight_decay: float = 0.0
+    lr_gamma: float = 1.0  # the learning rate is multiplied by it ...
+    lr_every: int = 0  # ... every so many rounds; 0: never
 
     def __post_init__(self) -> None:
         for name in ("private_epochs", "private_steps", "distil_epochs", "distil_steps"):
@@ -32,6 +35,12 @@ class ScheduleConfig:
         check_range("lr", self.lr, above=0.0)
         check_range("momentum", self.momentum, low=0.0, below=1.0)
         check_range("weight_decay", self.weight_decay, low=0.0)
+        check_range("lr_gamma", self.lr_gamma, above=0.0, high=1.0)
+        check_range("lr_every", self.lr_every, low=0)
+
+    def lr_at(self, round_id: int) -> float:
+        """The learning rate in a round."""
+        return self.lr * self.lr_gamma ** (round_id // self.lr_every) if self.lr_every else self.lr
 
     def num_private_steps(self, num_samples: int) -> int:
         """Private mini-batches in one round for `num_samples` private samples."""

@@ -1,39 +1,55 @@
-"""Soft targets: cross-entropy on private data, KL to the aggregated outputs on the proxy set."""
+"""Soft targets: cross-entropy on private data, distillation towards the aggregated outputs on the proxy set."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from fedkd.checks import check_choice, check_range
 from fedkd.data.base import Samples
+from fedkd.errors import ConfigError
 from fedkd.functional.aggregation import softmax
+from fedkd.functional.losses import mae_rows, mse_rows, soft_cross_entropy_rows, soft_target_rows
 from fedkd.methods.base import Context, LocalTrainer, State
-from fedkd.methods.local_training import ORDERS, distil_loss, private_loss, student_optimizer, train_round
+from fedkd.methods.local_training import ORDERS, RowsLoss, distil_loss, private_loss, student_optimizer, train_round
 from fedkd.models.optimizers import load_optimizer, optimizer_state
 from fedkd.models.pool import snapshot
 from fedkd.rows import Knowledge, Rows, Share
 from fedkd.types import Ids, Metrics
 
+SOFT_LOSSES = {"kl": soft_target_rows, "soft_ce": soft_cross_entropy_rows}  # of student logits and probabilities
+LOGIT_LOSSES = {"mse": mse_rows, "mae": mae_rows}  # of student and teacher logits
+
 
 @dataclass(frozen=True, kw_only=True)
 class SoftTargetsConfig:
-    """L = private_weight * CE(private) + kd_weight * tau^2 * KL(teacher || student)."""
+    """L = private_weight * CE(private) + kd_weight * D(teacher, student), D by default tau^2 * KL(teacher || student)."""
 
     order: str = "private_then_distil"  # or distil_then_private, or joint: both losses in each step
     temperature: float = 1.0  # tau; > 0; higher is softer. Aggregated probabilities are used as they are
     private_weight: float = 1.0  # weight of the private cross-entropy; >= 0
     kd_weight: float = 1.0  # lambda, weight of the distillation term; >= 0
-    payload: str = "logits"  # what is shared: logits or probs
+    loss: str = "kl"  # D: kl, soft_ce (the same gradient), mse or mae (both on logits, whatever the temperature)
+    payload: str = "logits"  # what is shared: logits, probs or hard (class numbers)
 
     def __post_init__(self) -> None:
         check_choice("order", self.order, ORDERS)
         check_range("temperature", self.temperature, above=0.0)
         check_range("private_weight", self.private_weight, low=0.0)
         check_range("kd_weight", self.kd_weight, low=0.0)
-        check_choice("payload", self.payload, ("logits", "probs"))
+        check_choice("loss", self.loss, (*SOFT_LOSSES, *LOGIT_LOSSES))
+        check_choice("payload", self.payload, ("logits", "probs", "hard"))
+        if self.loss in LOGIT_LOSSES and self.payload != "logits":
+            raise ConfigError(
+                f"is {self.loss!r}, which compares logits, but method.payload is {self.payload!r}; "
+                "set method.payload = 'logits' or method.loss = 'kl'",
+                key="loss",
+            )
 
 
 @final
@@ -60,10 +76,8 @@ class SoftTargets(LocalTrainer):
         taught = next((rows for rows in knowledge.rows("proxy") if not rows.variant), None)
         distil = None
         if taught is not None and ctx.proxy is not None:
-            tau = self.config.temperature
-            targets = softmax(taught.values, temperature=tau) if taught.kind == "logits" else taught.values
             sample_ids = taught.ids // ctx.proxy.rows_per_sample
-            distil = distil_loss(ctx, model, sample_ids, torch.from_numpy(targets), temperature=tau)
+            distil = distil_loss(ctx, model, sample_ids, *self._targets(taught))
         with ctx.torch_rng("fit"):
             metrics = train_round(
                 ctx,
@@ -79,13 +93,26 @@ class SoftTargets(LocalTrainer):
         return {"student": snapshot(model), "optimizer": optimizer_state(optimizer)}, metrics
 
     def predict(self, ctx: Context, state: State, samples: Samples, ids: Ids) -> tuple[Rows, ...]:
-        """The student's answers in the configured payload."""
+        """The student's logits."""
         model = ctx.models.load("student", state["student"])
-        rows = ctx.task.predict(model, samples, ids, batch_size=ctx.profile.predict_batch)
-        if self.config.payload == "probs":
-            rows = replace(rows, kind="probs", values=softmax(rows.values))
-        return (rows,)
+        return (ctx.task.predict(model, samples, ids, batch_size=ctx.profile.predict_batch),)
 
     def share(self, ctx: Context, state: State, rows: tuple[Rows, ...]) -> Share:  # noqa: ARG002 - the contract's arguments
-        """All rows: the selection is the filter's."""
-        return Share(client_id=ctx.client_id, round_id=ctx.round_id, rows=rows)
+        """All rows, in the configured payload: the selection is the filter's."""
+        payload = tuple(self._payload(logits) for logits in rows)
+        return Share(client_id=ctx.client_id, round_id=ctx.round_id, rows=payload)
+
+    def _payload(self, logits: Rows) -> Rows:
+        if self.config.payload == "probs":
+            return replace(logits, kind="probs", values=softmax(logits.values))
+        if self.config.payload == "hard":
+            return replace(logits, kind="hard", values=logits.values.argmax(axis=1)[:, None].astype(np.int32))
+        return logits
+
+    def _targets(self, taught: Rows) -> tuple[Tensor, RowsLoss]:
+        """What the rows of the knowledge teach, and the loss against it."""
+        if self.config.loss in LOGIT_LOSSES:
+            return torch.from_numpy(taught.values), LOGIT_LOSSES[self.config.loss]
+        tau = self.config.temperature
+        targets = softmax(taught.values, temperature=tau) if taught.kind == "logits" else taught.values
+        return torch.from_numpy(targets), functools.partial(SOFT_LOSSES[self.config.loss], temperature=tau)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fedkd.errors import ConfigError
 from fedkd.lookup import resolve
-from fedkd.models import MODELS
+from fedkd.models import LIBRARIES, MODELS
 from fedkd.models.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -26,13 +26,20 @@ def build_model(name: str, config: ModelConfig, *, input_shape: tuple[int, ...],
     """
     from torch import nn
 
+    outputs = config.num_outputs or num_outputs
+    if name.partition("/")[0] in LIBRARIES:
+        from fedkd.models.zoo import build_from_library
+
+        return build_from_library(name, input_shape=input_shape, num_outputs=outputs)
     try:
         build = resolve(MODELS, name, what="model")
     except ConfigError as error:
         raise ConfigError(f"model.name {error}", key="model.name") from error
-    model = build(config, input_shape=input_shape, num_outputs=config.num_outputs or num_outputs)
+    model = build(config, input_shape=input_shape, num_outputs=outputs)
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model.name {name!r} built a {type(model).__name__}, expected a torch.nn.Module", key="model.name")
+        raise ConfigError(
+            f"model.name {name!r} built a {type(model).__name__}, expected a torch.nn.Module", key="model.name"
+        )
     return model
 
 
@@ -48,14 +55,22 @@ def check_outputs(model: nn.Module, *, input_shape: tuple[int, ...], num_outputs
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         with torch.inference_mode():
-            shape = tuple(model(torch.zeros(1, *input_shape, device=device)).shape)
-    except RuntimeError as error:
+            answer = model(torch.zeros(1, *input_shape, device=device))
+    except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"model {name!r} cannot take inputs of shape {input_shape}: {error}; choose a model for such data", key="model.name"
+            f"model {name!r} cannot take inputs of shape {input_shape}: {error}; choose a model for such data",
+            key="model.name",
         ) from error
-    if shape != (1, num_outputs):
+    if not isinstance(answer, torch.Tensor):
         raise ConfigError(
-            f"model {name!r} answers one input with shape {shape}, expected (1, {num_outputs}): the data have "
-            f"{num_outputs} classes; set model.num_outputs = {num_outputs} (or 0) or give the model's head that many outputs",
+            f"model {name!r} answers with a {type(answer).__name__}, expected one tensor of logits; wrap it in a "
+            "module that returns its logits alone",
+            key="model.name",
+        )
+    if answer.shape != (1, num_outputs):
+        raise ConfigError(
+            f"model {name!r} answers one input with shape {tuple(answer.shape)}, expected (1, {num_outputs}): the data "
+            f"have {num_outputs} classes; set model.num_outputs = {num_outputs} (or 0) or give the model's head that "
+            "many outputs",
             key="model.num_outputs",
         )

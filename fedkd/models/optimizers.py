@@ -24,7 +24,9 @@ def optimizer_state(optimizer: optim.Optimizer) -> OptimizerState:
     slots = optimizer.state_dict()["state"]
     return {
         str(position): {
-            slot: value.detach().to("cpu", copy=True) for slot, value in of_parameter.items() if isinstance(value, Tensor)
+            slot: value.detach().to("cpu", copy=True)
+            for slot, value in of_parameter.items()
+            if isinstance(value, Tensor)
         }
         for position, of_parameter in slots.items()
     }

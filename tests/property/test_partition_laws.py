@@ -15,6 +15,8 @@ LABELS = st.lists(st.integers(0, 5), min_size=0, max_size=80).map(lambda labels:
 OPTIONS: dict[str, list[dict[str, float]]] = {
     "weak": [{}, {"random_classes": True}],
     "dirichlet": [{}, {"alpha": 0.05, "min_samples": 1}, {"alpha": 100.0}],
+    "shards": [{}, {"shards_per_client": 1}, {"shards_per_client": 5}],
+    "quantity": [{}, {"alpha": 0.05, "min_samples": 1}, {"alpha": 100.0}],
 }
 CASES = [(name, options) for name in PARTITIONS for options in OPTIONS.get(name, [{}])]
 
@@ -63,6 +65,8 @@ def test_same_seed_same_parts(name: str, options: dict[str, float], labels: Arra
 @given(num_clients=st.integers(1, 6), seed=st.integers(0, 20))
 def test_ample_balanced_data_serve_everyone(name: str, num_clients: int, seed: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(6), 50))
+    if resolve(PARTITIONS, name, what="partition").is_local:
+        num_clients = 1  # a node has one client
     assert deal(name, {}, labels, num_clients, seed) is not None
 
 

@@ -49,7 +49,8 @@ def draw(history: History, _config: Mapping[str, Any]) -> Plot | Skipped:
         axes.xaxis.set_major_locator(need("matplotlib.ticker", extra="viz", what="plotting").MaxNLocator(3))
     for axes in list(grid.flat)[len(shown) :]:
         axes.set_visible(False)
-    figure.supxlabel("score (higher = more like the client's own data)", size=10)
+    # A density ratio r has no upper end, so histograms hold r / (r + threshold); see fedkd.filters.selection.
+    figure.supxlabel("score, of density ratios r / (r + threshold) (higher = more like the client's own data)", size=10)
     handles = {label: handle for handle, label in zip(*grid.flat[0].get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=3)
     which = (

@@ -1,33 +1,18 @@
-"""How the training samples are dealt to the clients."""
+"""Partitions by label: clients differ in the classes that they hold."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy as np
 
 from fedkd.checks import check_range
-from fedkd.errors import ConfigError, DataError
+from fedkd.data.partitions.base import Partition, check_clients, grouped
+from fedkd.errors import DataError
 from fedkd.types import Array, Ids
 
 DIRICHLET_DRAWS = 100  # draws before the Dirichlet partition gives up on finding enough samples for every client
-
-
-class Partition(ABC):
-    """Deals samples to clients: disjoint, all of them, at least one each. Construct with `cls(config)`."""
-
-    Config: ClassVar[type]
-
-    @abstractmethod
-    def assign(self, labels: Array, *, num_clients: int, num_classes: int, rng: np.random.Generator) -> tuple[Ids, ...]:
-        """For each client the ascending indices of its samples in `labels` (n,).
-
-        Raises:
-            ConfigError: the partition cannot deal to that many clients.
-            DataError: a client would be left without a sample.
-        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +35,8 @@ class Strong(Partition):
     def assign(self, labels: Array, *, num_clients: int, num_classes: int, rng: np.random.Generator) -> tuple[Ids, ...]:
         """See Partition. Nothing is drawn."""
         del rng
-        _check_clients("strong", num_clients, num_classes)
-        return _grouped(labels % num_clients, num_clients, "strong")
+        check_clients("strong", num_clients, num_classes)
+        return grouped(labels % num_clients, num_clients, "strong")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +62,7 @@ class Weak(Partition):
 
     def assign(self, labels: Array, *, num_clients: int, num_classes: int, rng: np.random.Generator) -> tuple[Ids, ...]:
         """See Partition."""
-        _check_clients("weak", num_clients, num_classes)
+        check_clients("weak", num_clients, num_classes)
         number = rng.permutation(num_classes) if self._config.random_classes else np.arange(num_classes)
         owner = np.zeros(len(labels), np.int64)
         for label in range(num_classes):
@@ -85,27 +70,7 @@ class Weak(Partition):
             first = (len(ids) + 1) // 2
             owner[ids[:first]] = number[label] % num_clients
             owner[ids[first:]] = (number[label] - 1) % num_clients
-        return _grouped(owner, num_clients, "weak")
-
-
-@dataclass(frozen=True, kw_only=True)
-class IidConfig:
-    """No option."""
-
-
-@final
-class Iid(Partition):
-    """Samples shuffled and split evenly; sizes differ by one at most."""
-
-    Config: ClassVar[type] = IidConfig
-
-    def __init__(self, config: IidConfig) -> None:
-        self._config = config
-
-    def assign(self, labels: Array, *, num_clients: int, num_classes: int, rng: np.random.Generator) -> tuple[Ids, ...]:
-        """See Partition. The classes play no part."""
-        del num_classes
-        return _grouped(rng.permutation(np.arange(len(labels)) % num_clients), num_clients, "iid")
+        return grouped(owner, num_clients, "weak")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +115,7 @@ class Dirichlet(Partition):
                 owner[rng.permutation(ids)] = np.repeat(np.arange(num_clients), sizes)
             counts = np.bincount(owner, minlength=num_clients)
             if counts.min() >= wanted:
-                return _grouped(owner, num_clients, "dirichlet")
+                return grouped(owner, num_clients, "dirichlet")
         raise DataError(
             f"partition 'dirichlet' with alpha {alpha:g}: one of {num_clients} clients had too few samples in each of "
             f"{DIRICHLET_DRAWS} draws; in the last one client {counts.argmin()} got {counts.min()}, expected at least "
@@ -158,22 +123,40 @@ class Dirichlet(Partition):
         )
 
 
-def _check_clients(name: str, num_clients: int, num_classes: int) -> None:
-    if num_clients > num_classes:
-        raise ConfigError(
-            f"num_clients is {num_clients}, but partition {name!r} has only {num_classes} classes to deal out; use "
-            f"num_clients = {num_classes} or fewer, or partition.name = 'dirichlet' or 'iid'",
-            key="num_clients",
-        )
+@dataclass(frozen=True, kw_only=True)
+class ShardsConfig:
+    """How many pieces of the sorted data a client gets."""
+
+    shards_per_client: int = 2  # at least 1; a shard holds one class, or more where a class ends within it
+
+    def __post_init__(self) -> None:
+        check_range("shards_per_client", self.shards_per_client, low=1)
 
 
-def _grouped(owner: Ids, num_clients: int, name: str) -> tuple[Ids, ...]:
-    """Ascending indices per client from the owner (n,) of each sample; DataError where a client owns none."""
-    counts = np.bincount(owner, minlength=num_clients)
-    if (counts == 0).any():
-        raise DataError(
-            f"partition {name!r} leaves {int((counts == 0).sum())} of {num_clients} clients without one of the "
-            f"{len(owner)} samples, the first is client {int(counts.argmin())}; use fewer clients or more data"
-        )
-    order = np.argsort(owner, kind="stable")
-    return tuple(np.split(order, counts.cumsum()[:-1]))
+@final
+class Shards(Partition):
+    """Samples sorted by class and cut into equal shards, of which each client draws `shards_per_client`.
+
+    Paper: McMahan et al. 2017. Deviation: none; where the samples do not divide evenly, shard sizes differ by one.
+    """
+
+    Config: ClassVar[type] = ShardsConfig
+
+    def __init__(self, config: ShardsConfig) -> None:
+        self._config = config
+
+    def assign(self, labels: Array, *, num_clients: int, num_classes: int, rng: np.random.Generator) -> tuple[Ids, ...]:
+        """See Partition."""
+        del num_classes
+        each = self._config.shards_per_client
+        num_shards = num_clients * each
+        if num_shards > len(labels):
+            raise DataError(
+                f"partition 'shards': {len(labels)} samples cannot be cut into {num_shards} shards, {each} for each of "
+                f"{num_clients} clients; lower partition.shards_per_client, use fewer clients or more data"
+            )
+        shards = np.array_split(np.argsort(labels, kind="stable"), num_shards)
+        owner = np.empty(len(labels), np.int64)
+        for shard, ids in zip(rng.permutation(num_shards), shards, strict=True):
+            owner[ids] = shard // each
+        return grouped(owner, num_clients, "shards")

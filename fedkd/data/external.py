@@ -1,0 +1,59 @@
+"""A proxy set from outside: the training inputs of another data set, brought to the form of the private ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from fedkd.data.base import Dataset, Samples
+from fedkd.data.config import DataConfig
+from fedkd.data.images import resized
+from fedkd.data.load import load_dataset
+from fedkd.errors import DataError
+from fedkd.types import Array
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # grey from red, green, blue (ITU-R BT.601)
+
+
+def load_external_proxy(config: DataConfig, private: Dataset, *, max_samples: int = 0) -> Samples:
+    """Inputs of the training part of another data set, without labels, in the shape and scaling of the private inputs.
+
+    Images are made grey or repeated over three channels, resized (bilinear), and scaled as the private images are: a
+    model is to see both through the same eyes. The order is the data set's own; the same call gives the same samples on
+    every machine.
+
+    Args:
+        config: of the other data set; its `validation` and `max_train` play no part.
+        private: the data set of the clients.
+        max_samples: a fixed draw of so many, the same share of each of its classes; 0 takes all.
+
+    Raises:
+        DataError: the inputs cannot be brought to the private shape.
+    """
+    other = load_dataset(replace(config, validation=0.0, max_train=max_samples))
+    x, shape = other.train.x, private.input_shape
+    if other.scaling is None or private.scaling is None or x.ndim != 4 or len(shape) != 3:
+        if x.shape[1:] != shape:
+            raise DataError(
+                f"the external proxy set {other.name!r} has inputs of shape {x.shape[1:]}, the private data "
+                f"{private.name!r} of {shape}, and not both are images that could be converted; choose another set"
+            )
+        return Samples(x)
+    pixels = resized(_with_channels(other.scaling.undo(x), shape[0], other.name), shape[1:])
+    return Samples(private.scaling.apply(pixels.clip(0.0, 1.0)))
+
+
+def _with_channels(pixels: Array, wanted: int, name: str) -> Array:
+    """Pixels (n, wanted, h, w) from pixels (n, c, h, w)."""
+    channels = pixels.shape[1]
+    if channels == wanted:
+        return pixels
+    if (channels, wanted) == (1, 3):
+        return np.repeat(pixels, 3, axis=1)
+    if (channels, wanted) == (3, 1):
+        grey: Array = np.einsum("nchw,c->nhw", pixels, _LUMA)[:, None]
+        return grey
+    raise DataError(
+        f"the external proxy set {name!r} has {channels} channels, the private data {wanted}; only 1 and 3 convert"
+    )

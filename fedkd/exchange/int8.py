@@ -1,0 +1,60 @@
+"""One byte a value: affine quantisation per row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+
+from fedkd.errors import BadReplyError
+from fedkd.exchange.codec import Codec, Encoded
+from fedkd.exchange.frame import decode_frame, encode_frame
+from fedkd.rows import KINDS, Rows
+
+_LEVELS = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Config:
+    """Nothing to choose."""
+
+
+@final
+class Int8(Codec):
+    """Each row on 256 levels between its own least and largest value: c bytes and two float32 a row.
+
+    The error of a value is at most (largest - least) / 510. Probabilities are scaled back to sum to one.
+    """
+
+    Config: ClassVar[type] = Int8Config
+    kinds = KINDS - {"hard"}
+
+    def __init__(self, config: Int8Config) -> None:
+        self.config = config
+
+    def encode(self, rows: Rows) -> Encoded:
+        """Levels as uint8, with each row's least value and step."""
+        low = rows.values.min(axis=1, initial=np.inf) if rows.values.size else np.zeros(len(rows), np.float32)
+        high = rows.values.max(axis=1, initial=-np.inf) if rows.values.size else low
+        step = ((high - low) / _LEVELS).astype(np.float32)
+        scaled = (rows.values - low[:, None]) / np.where(step > 0, step, 1)[:, None]
+        frame = encode_frame(rows, np.rint(scaled).clip(0, _LEVELS).astype(np.uint8))
+        return Encoded(frame.header, {**frame.arrays, "low": low.astype(np.float32), "step": step})
+
+    def decode(self, encoded: Encoded) -> Rows:
+        """The rows, to within half a step."""
+        arrays = dict(encoded.arrays)
+        try:
+            low, step, levels = arrays.pop("low"), arrays.pop("step"), arrays["values"]
+        except KeyError as error:
+            raise BadReplyError(f"encoded rows lack {error}") from error
+        if levels.dtype != np.uint8 or levels.ndim != 2 or not (low.shape == step.shape == levels.shape[:1]):
+            raise BadReplyError(
+                f"levels are {levels.dtype} {levels.shape}, expected uint8 (n, c) with n lows and steps"
+            )
+        values = (low[:, None] + levels * step[:, None]).astype(np.float32)
+        if encoded.header.get("kind") == "probs" and len(values):
+            values = values.clip(0)
+            values /= values.sum(axis=1, keepdims=True)
+        return decode_frame(Encoded(encoded.header, {**arrays, "values": values}))

@@ -1,0 +1,43 @@
+"""The small convolutional network of the Selective-FD and EdgeFD experiments on 28x28 grey images."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fedkd.models.config import ModelConfig
+
+
+def build_cnn(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    """conv 5x5 to 10 channels, pool, ReLU; conv 5x5 to 20, pool, ReLU; 50 units, ReLU, dropout; `num_outputs` logits.
+
+    Source: the Selective-FD code's MNIST model (10 and 20 channels; dropout 0.5 there, `model.dropout` here).
+    """
+    return _cnn(10, 20, config, input_shape, num_outputs)
+
+
+def build_cnn_narrow(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    """The CNN with half the channels, for heterogeneous clients."""
+    return _cnn(5, 10, config, input_shape, num_outputs)
+
+
+def build_cnn_wide(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    """The CNN with twice the channels, for heterogeneous clients."""
+    return _cnn(20, 40, config, input_shape, num_outputs)
+
+
+def _cnn(first: int, second: int, config: ModelConfig, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    channels, *size = input_shape
+    body = nn.Sequential(
+        nn.Conv2d(channels, first, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(first, second, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+    )
+    width = second
+    for length in size:
+        width *= ((length - 4) // 2 - 4) // 2
+    head = [nn.Linear(width, 50), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(50, num_outputs)]
+    return nn.Sequential(*body, *head)

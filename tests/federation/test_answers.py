@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedkd.errors import QuorumError
+from fedkd.exchange.float_codecs import Float32, FloatConfig
+from fedkd.federation.answers import Answers
+from fedkd.federation.border import Expected
+from fedkd.federation.fleet import CohortReply
+from fedkd.federation.messages import ClientFailure, RoundResult
+from fedkd.federation.store import StateRef
+from fedkd.federation.wire import Parcel
+from fedkd.rows import Rows, Share
+
+CODEC = Float32(FloatConfig())
+EXPECTED = Expected(
+    round_id=3, space="proxy", kinds=frozenset({"logits"}), num_columns=2, asked=np.ones(5, bool), num_classes=2
+)
+KEPT = StateRef("round-000001/kept", "k" * 32)
+
+
+def ref(client_id: int) -> StateRef:
+    return StateRef("", f"{client_id:032d}")
+
+
+def answer(client_id: int, *, value: float = 0.0, confusion: Any = None) -> Parcel:
+    rows = Rows(space="proxy", kind="logits", ids=np.array([0, 2]), values=np.full((2, 2), value, np.float32))
+    share = Share(client_id=client_id, round_id=3, rows=(rows,))
+    tables = {} if confusion is None else {"confusion": confusion}
+    return RoundResult(share=share, ref=ref(client_id), tables=tables).to_parcel(CODEC)
+
+
+def garbled(client_id: int, change: Callable[[Parcel], object]) -> Parcel:
+    parcel = answer(client_id)
+    change(parcel)
+    return parcel
+
+
+def collect(*replies: CohortReply) -> Answers:
+    return Answers.collect(replies, codec=CODEC, expected=EXPECTED)
+
+
+def test_replies_are_sorted_into_good_failed_and_rejected() -> None:
+    process = Parcel({"process": {"pid": 4, "peak_rss_bytes": 900}})
+    first = CohortReply(process, {0: answer(0), 1: ClientFailure(1, "raised", KEPT)}, header_bytes=100)
+    second = CohortReply(Parcel(), {2: answer(2, value=np.nan), 3: ClientFailure(3, "late")}, header_bytes=10)
+    answers = collect(first, second)
+    answers.add_missing(range(5), reason="silent")
+    assert answers.good.keys() == {0}
+    assert answers.failures == {1: "raised", 3: "late", 4: "silent"}
+    assert answers.rejected == {2: "rows proxy/logits/main: 2 rows hold NaN or infinite values"}
+    assert answers.refs == {0: ref(0), 1: KEPT, 2: ref(2)}
+    assert answers.uplink == {0: 2 * (2 * 4 + 4), 2: 24}
+    assert (answers.header_bytes, answers.peaks) == (110, {4: 900})
+
+
+def test_a_client_whose_share_cannot_be_read_has_trained_all_the_same() -> None:
+    answers = collect(CohortReply(Parcel(), {1: garbled(1, lambda parcel: parcel.header.pop("rows"))}))
+    assert answers.rejected == {1: "round reply lacks or garbles 'rows'"}
+    assert answers.refs == {1: ref(1)}
+    assert answers.uplink == {1: 24}
+
+
+def test_a_reply_without_a_state_reference_leaves_the_old_one() -> None:
+    answers = collect(CohortReply(Parcel(), {1: garbled(1, lambda parcel: parcel.header.update(ref=3))}))
+    assert answers.rejected.keys() == {1}
+    assert answers.refs == {}
+
+
+@pytest.mark.parametrize("table", [np.eye(3, dtype=np.int64), np.eye(2), np.zeros(4, np.int64)])
+def test_a_confusion_of_another_shape_or_type_is_rejected(table: np.ndarray) -> None:
+    assert collect(CohortReply(Parcel(), {1: answer(1, confusion=np.eye(2, dtype=np.int64))})).good.keys() == {1}
+    assert "confusion has shape" in collect(CohortReply(Parcel(), {1: answer(1, confusion=table)})).rejected[1]
+
+
+@pytest.mark.parametrize(
+    "process", [None, 3, {}, {"pid": "a", "peak_rss_bytes": 1}, {"pid": 1, "peak_rss_bytes": None}]
+)
+def test_a_worker_that_garbles_its_memory_is_still_heard(process: Any) -> None:
+    answers = collect(CohortReply(Parcel({"process": process}), {0: answer(0)}))
+    assert answers.good.keys() == {0}
+    assert answers.peaks == {}
+
+
+def test_a_quorum_counts_good_replies() -> None:
+    answers = collect(CohortReply(Parcel(), {0: answer(0), 1: ClientFailure(1, "raised")}))
+    answers.check_quorum(3, 1)
+    with pytest.raises(
+        QuorumError, match=r"round 3: 1 good replies, need 2 \(engine.min_good_replies\). client 1: raised"
+    ):
+        answers.check_quorum(3, 2)
+
+
+def test_a_missed_quorum_gives_the_first_reasons_by_client() -> None:
+    clients: dict[int, Parcel | ClientFailure] = {i: ClientFailure(i, f"reason {i}") for i in (4, 3, 1, 0)}
+    answers = collect(CohortReply(Parcel(), {2: answer(2, value=np.nan), **clients}))
+    with pytest.raises(QuorumError) as caught:
+        answers.check_quorum(7, 1)
+    told = str(caught.value)
+    assert told.startswith("round 7: 0 good replies, need 1")
+    assert "client 0: reason 0; client 1: reason 1; client 2: rows proxy/logits/main: 2 rows hold" in told
+    assert told.endswith("(and 2 more)")

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedkd.errors import BadReplyError
+from fedkd.federation.border import VALUE_LIMIT, Expected, check_share
+from fedkd.rows import SHARE_SCHEMA, Rows, Share
+
+ASKED = np.array([True, True, False, True, True, True])
+EXPECTED = Expected(
+    round_id=3, space="proxy", kinds=frozenset({"logits", "probs"}), num_columns=2, asked=ASKED, num_classes=2
+)
+BY_CLASS = replace(EXPECTED, space="class", asked=None)
+
+
+def rows(**changes: Any) -> Rows:
+    plain: dict[str, Any] = {
+        "space": "proxy",
+        "kind": "logits",
+        "ids": np.array([0, 1, 4]),
+        "values": np.array([[1, -1], [2, 0], [0, VALUE_LIMIT]], np.float32),
+    }
+    return Rows(**(plain | changes))
+
+
+def share(*every: Rows, **changes: Any) -> Share:
+    return Share(**({"client_id": 7, "round_id": 3, "rows": every} | changes))
+
+
+def reason(said: Share, expected: Expected = EXPECTED) -> str:
+    with pytest.raises(BadReplyError) as caught:
+        check_share(said, 7, expected)
+    assert caught.value.client_id == 7
+    return caught.value.reason
+
+
+PROBS = np.array([[0.5, 0.5], [1, 0], [0.25, 0.75]], np.float32)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        share(),
+        share(rows()),
+        share(rows(ids=np.zeros(0, np.int64), values=np.zeros((0, 2), np.float32))),
+        share(rows(), rows(variant="ema")),
+        share(rows(kind="probs", values=PROBS)),
+        share(rows(kind="probs", values=PROBS.astype(np.float16).astype(np.float32))),
+        share(rows(weight=np.array([0, 0.5, 1], np.float32))),
+        share(rows(weight=np.full((3, 2), 0.5, np.float32), columns={"gap": np.array([-5, 0, 1e9])})),
+    ],
+)
+def test_a_good_share_passes(said: Share) -> None:
+    assert check_share(said, 7, EXPECTED) is said
+
+
+def test_rows_by_class_need_no_proxy() -> None:
+    said = share(rows(space="class", ids=np.array([1]), values=np.ones((1, 2), np.float32)))
+    assert check_share(said, 7, BY_CLASS) is said
+    too_many = share(rows(space="class", ids=np.array([2]), values=np.ones((1, 2), np.float32)))
+    assert reason(too_many, BY_CLASS).endswith("ids run from 2 to 2, expected 0 to 1")
+
+
+def test_another_schema_is_refused() -> None:
+    assert reason(share(schema=SHARE_SCHEMA + 1)) == f"share has schema {SHARE_SCHEMA + 1}, expected {SHARE_SCHEMA}"
+
+
+@pytest.mark.parametrize("change", [{"client_id": 8}, {"round_id": 2}])
+def test_a_share_for_somebody_else_is_refused(change: dict[str, int]) -> None:
+    assert "the reply was due from client 7 for round 3" in reason(share(**change))
+
+
+@pytest.mark.parametrize("change", [{"kind": "feature"}, {"space": "class"}])
+def test_another_kind_or_space_is_refused(change: dict[str, str]) -> None:
+    assert reason(share(rows(**change))).endswith("expected space proxy and kind logits or probs")
+
+
+def test_another_width_is_refused_and_says_what_to_set() -> None:
+    told = reason(share(rows(values=np.zeros((3, 5), np.float32))))
+    assert "values have shape (3, 5), expected (n, 2)" in told
+    assert "set model.num_outputs" in told
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [0, 1, 1],
+        [4, 1, 0],
+        [0, 4, 1],
+        # Differences of far ids wrap around in 64 bits and look ascending.
+        [0, 2**63 - 1, -(2**63), -1, 5],
+    ],
+)
+def test_ids_that_repeat_or_are_not_sorted_are_refused(ids: list[int]) -> None:
+    said = rows(ids=np.array(ids), values=np.zeros((len(ids), 2), np.float32))
+    assert reason(share(said)).endswith("ids are not unique and ascending")
+
+
+@pytest.mark.parametrize("ids", [[-1, 0, 1], [0, 1, 6]])
+def test_ids_out_of_range_are_refused(ids: list[int]) -> None:
+    assert reason(share(rows(ids=np.array(ids)))).endswith(f"ids run from {ids[0]} to {ids[-1]}, expected 0 to 5")
+
+
+def test_rows_that_were_not_asked_for_are_refused() -> None:
+    assert reason(share(rows(ids=np.array([0, 2, 4])))).endswith("rows that were not asked for")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_counted(bad: float) -> None:
+    values = np.array([[1, bad], [0, 0], [bad, bad]], np.float32)
+    assert reason(share(rows(values=values))).endswith("2 rows hold NaN or infinite values")
+
+
+def test_huge_values_are_refused() -> None:
+    huge = np.nextafter(np.float32(VALUE_LIMIT), np.float32(np.inf))
+    assert f"more than {VALUE_LIMIT:g}" in reason(share(rows(values=np.full((3, 2), -huge))))
+
+
+@pytest.mark.parametrize("first", [[0.5, 0.6], [-0.1, 1.1], [0, 0]])
+def test_what_is_no_distribution_is_refused(first: list[float]) -> None:
+    values = np.array([first, [0, 1], [1, 0]], np.float32)
+    assert reason(share(rows(kind="probs", values=values))).endswith("negative or do not sum to one")
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.5, np.nan])
+def test_a_client_cannot_raise_its_voice(bad: float) -> None:
+    assert reason(share(rows(weight=np.array([1, bad, 1], np.float32)))).endswith("weights are not within 0 and 1")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_columns_that_are_not_finite_are_named(bad: float) -> None:
+    assert "column 'gap' holds NaN" in reason(share(rows(columns={"gap": np.array([0, bad, 0])})))
+
+
+def test_variants_that_repeat_are_refused() -> None:
+    assert reason(share(rows(), rows())).startswith("share has 2 sets of rows")
+
+
+def test_too_many_variants_are_refused() -> None:
+    most = EXPECTED.max_variants
+    assert check_share(share(*(rows(variant=str(number)) for number in range(most))), 7, EXPECTED)
+    assert reason(share(*(rows(variant=str(number)) for number in range(most + 1)))).startswith(f"share has {most + 1}")
+
+
+def test_the_second_set_of_rows_is_checked_too() -> None:
+    bad = rows(variant="ema", values=np.full((3, 2), np.nan, np.float32))
+    assert reason(share(rows(), bad)).startswith("rows proxy/logits/ema: 3 rows hold")
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6))
+def test_accepted_ids_can_be_looked_up(ids: list[int]) -> None:
+    said = share(rows(ids=np.array(ids, np.int64), values=np.zeros((len(ids), 2), np.float32)))
+    try:
+        check_share(said, 7, EXPECTED)
+    except BadReplyError:
+        return
+    assert ASKED[ids].all()

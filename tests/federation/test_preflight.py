@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedkd.errors import ConfigError, DataError, FedKDError
+from fedkd.federation.preflight import preflight, server_model_builder
+from tests.harness import experiment
+
+
+def test_the_plan_of_the_default_experiment() -> None:
+    plan = preflight(experiment())
+    counts = plan.class_counts
+    assert counts.shape == (10, 10)
+    assert (np.diag(counts) == np.bincount(plan.dataset.train.labels)).all()
+    assert counts.sum() == len(plan.dataset.train)
+    assert plan.skew() == {"js_divergence": pytest.approx(1.0), "label_emd": pytest.approx(1.8, abs=0.02)}
+
+
+def test_the_partition_follows_the_seed() -> None:
+    iid = {"partition.name": "iid"}
+    digests = [preflight(experiment("edgefd", {**iid, "seed": seed})).partition.digest for seed in (0, 0, 1)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_server_model_has_an_output_per_class() -> None:
+    chosen = experiment("edgefd", {"model.hidden": 5})
+    plan = preflight(chosen)
+    model = server_model_builder(chosen, plan.dataset)()
+    assert model(torch.zeros(1, *plan.dataset.input_shape)).shape == (1, 10)
+
+
+WRONG: list[tuple[Mapping[str, Any], type[FedKDError], str]] = [
+    ({"num_clients": 11}, ConfigError, "only 10 classes to deal out"),
+    ({"model.num_outputs": 9}, ConfigError, r"set model.num_outputs = 10 \(or 0\)"),
+    ({"model.name": "mlpp"}, ConfigError, "did you mean 'mlp'"),
+    ({"method.name": "soft_target"}, ConfigError, "did you mean 'soft_targets'"),
+    ({"scheme.name": "fd"}, ConfigError, "scheme 'fd' combines logits in space class"),
+    ({"proxy.name": "none"}, ConfigError, "set proxy.name = 'contributed'"),
+    ({"engine.min_good_replies": 11}, ConfigError, "there are only 10 clients; ask for 10 or fewer"),
+    ({"data.name": "digitz"}, ConfigError, "did you mean 'digits'"),
+    ({"data.name": "tests.doubles:digits_with_nan"}, DataError, "1 of 1437 inputs hold NaN .* index 17"),
+    (
+        {"data.name": "tests.doubles:digits_in_double"},
+        DataError,
+        r"train: inputs are float64, expected float32; convert",
+    ),
+    ({"partition.name": "iid", "num_clients": 800}, DataError, "gets 1 private samples .* expected at least 2"),
+]
+
+
+@pytest.mark.parametrize(("changes", "kind", "words"), WRONG, ids=[str(sorted(changes)) for changes, _, _ in WRONG])
+def test_what_is_wrong_is_told_before_anything_starts(
+    changes: Mapping[str, Any], kind: type[FedKDError], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        preflight(experiment("edgefd", changes))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_told() -> None:
+    with pytest.raises(ConfigError, match="torch sees no GPU here"):
+        preflight(experiment("edgefd", {"device": "cuda"}))
+
+
+def test_one_sample_is_enough_where_none_is_given_away() -> None:
+    few = {"partition.name": "iid", "num_clients": 800}
+    for rest in ({"proxy.keep_private": True}, {"preset": "local_only"}):
+        assert len(preflight(experiment("edgefd", {**few, **rest})).partition.indices) == 800

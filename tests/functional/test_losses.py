@@ -1,0 +1,94 @@
+import math
+
+import pytest
+import torch
+
+from fedkd.functional.losses import class_sums, masked_mean, soft_target_loss, soft_target_rows
+
+LN2, LN3 = math.log(2), math.log(3)
+KL_THREE_QUARTERS = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)  # KL([.75, .25] || [.5, .5])
+
+
+@pytest.mark.parametrize(("tau", "expected"), [(1.0, KL_THREE_QUARTERS), (2.0, 4 * KL_THREE_QUARTERS)])
+def test_kl_of_two_known_distributions(tau: float, expected: float) -> None:
+    teacher, student = torch.tensor([[tau * LN3, 0.0]]), torch.zeros(1, 2)
+    assert soft_target_loss(student, teacher, temperature=tau).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_teacher_comes_first_in_the_divergence() -> None:
+    teacher, student = torch.zeros(1, 2), torch.tensor([[LN3, 0.0]])
+    swapped = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
+    assert soft_target_loss(student, teacher, temperature=1.0).item() == pytest.approx(swapped, rel=1e-6)
+    assert swapped != pytest.approx(KL_THREE_QUARTERS, rel=0.05)
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+def test_the_gradient_is_tau_times_the_difference_of_the_softened(tau: float) -> None:
+    student = torch.zeros(2, 2, requires_grad=True)
+    teacher = torch.tensor([[tau * LN3, 0.0], [0.0, 0.0]])
+    soft_target_loss(student, teacher, temperature=tau).backward()
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, tau * torch.tensor([[-0.125, 0.125], [0.0, 0.0]]))  # mean over two rows
+
+
+def test_equal_logits_have_no_divergence() -> None:
+    logits = torch.tensor([[1.0, -3.0, 0.5], [40.0, -40.0, 0.0]])
+    torch.testing.assert_close(soft_target_rows(logits, logits.softmax(-1), temperature=1.0), torch.zeros(2))
+
+
+def test_a_one_hot_target_costs_minus_log_likelihood() -> None:
+    rows = soft_target_rows(torch.zeros(1, 4), torch.tensor([[0.0, 0.0, 1.0, 0.0]]), temperature=1.0)
+    assert rows.tolist() == pytest.approx([2 * LN2])
+
+
+def test_extreme_logits_stay_finite() -> None:
+    student = torch.tensor([[65504.0, -65504.0]], requires_grad=True)
+    loss = soft_target_loss(student, -student.detach(), temperature=1.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(2 * 65504.0)
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+def test_targets_a_little_below_zero_stay_finite() -> None:
+    # The border lets rounding pass; minus infinity as a loss would end the client.
+    rows = soft_target_rows(torch.zeros(1, 2), torch.tensor([[1.0005, -0.0005]]), temperature=1.0)
+    assert rows.tolist() == pytest.approx([LN2], abs=1e-3)
+
+
+def test_empty_input_gives_zero_with_a_gradient_path() -> None:
+    student = torch.zeros(0, 3, requires_grad=True)
+    loss = soft_target_loss(student, torch.zeros(0, 3), temperature=2.0)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert student.grad is not None
+    assert student.grad.shape == (0, 3)
+
+
+def test_masked_mean_divides_by_what_is_kept() -> None:
+    values = torch.tensor([1.0, 2.0, 9.0])
+    assert masked_mean(values, torch.tensor([True, True, False])).item() == 1.5
+
+
+def test_masked_mean_of_nothing_is_zero_with_a_gradient_path() -> None:
+    values = torch.tensor([1.0, 2.0], requires_grad=True)
+    mean = masked_mean(values, torch.tensor([False, False]))
+    mean.backward()
+    assert mean.item() == 0.0
+    assert values.grad is not None
+    assert values.grad.tolist() == [0.0, 0.0]
+
+
+def test_class_sums_by_hand() -> None:
+    logits = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    sums, counts = class_sums(logits, torch.tensor([2, 2, 0]), num_classes=4)
+    assert sums.tolist() == [[5.0, 6.0], [0.0, 0.0], [4.0, 6.0], [0.0, 0.0]]
+    assert counts.tolist() == [1.0, 0.0, 2.0, 0.0]
+
+
+def test_class_sums_of_batches_add_up_and_an_empty_batch_adds_nothing() -> None:
+    logits, labels = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 2, 1, 2])
+    whole = class_sums(logits, labels, num_classes=3)
+    parts = [class_sums(logits[at], labels[at], num_classes=3) for at in (slice(0, 3), slice(3, 4), slice(4, 4))]
+    for total, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+        torch.testing.assert_close(total, sum(pieces[1:], start=pieces[0]))

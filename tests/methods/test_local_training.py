@@ -1,0 +1,146 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn, optim
+
+from fedkd.methods.local_training import batches, distil_loss, private_loss, train_round
+from fedkd.methods.schedule import ScheduleConfig
+from fedkd.types import Ids, Metrics
+from tests.contract.toys import Toy, zero_linear
+
+
+class Scalar(nn.Module):
+    """One weight w; the private loss pulls it to 1, the distillation loss to -3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(()))
+        self.calls: list[str] = []
+
+    def private(self, index: Ids) -> Tensor:
+        self.calls.append("p" if self.training else "in evaluation mode")
+        return (self.w - 1) ** 2 / 2
+
+    def distil(self, index: Ids) -> Tensor:
+        self.calls.append("d")
+        return (self.w + 3) ** 2 / 2
+
+
+def run(
+    order: str, *, steps: int = 2, closing: bool = False, known: bool = True, **options: Any
+) -> tuple[Scalar, Metrics]:
+    model = Scalar()
+    model.eval()  # as whoever predicted with it may have left it
+    plan = ScheduleConfig(private_steps=steps, distil_steps=steps)
+    metrics = train_round(
+        Toy(schedule=plan).context(closing=closing),
+        model,
+        optim.SGD(model.parameters(), lr=0.1),
+        order=order,
+        private=model.private,
+        distil=model.distil if known else None,
+        num_targets=5 if known else 0,
+        **options,
+    )
+    return model, metrics
+
+
+def test_batches_cover_every_position_once_per_pass() -> None:
+    made = list(batches(np.random.default_rng(0), 5, 2, 6))
+    assert [len(batch) for batch in made] == [2, 2, 1, 2, 2, 1]
+    assert sorted(np.concatenate(made[:3])) == sorted(np.concatenate(made[3:])) == list(range(5))
+    assert np.concatenate(made[:3]).tolist() != np.concatenate(made[3:]).tolist()
+
+
+def test_batches_end_after_the_asked_number() -> None:
+    assert len(list(batches(np.random.default_rng(0), 5, 2, 4))) == 4
+    assert list(batches(np.random.default_rng(0), 5, 2, 0)) == []
+
+
+def test_nothing_makes_no_batches_however_many_are_asked() -> None:
+    assert list(batches(np.random.default_rng(0), 0, 2, 4)) == []
+
+
+@pytest.mark.parametrize(
+    ("order", "calls"),
+    [("private_then_distil", "ppdd"), ("distil_then_private", "ddpp"), ("joint", "pdpd")],
+)
+def test_the_order_of_losses(order: str, calls: str) -> None:
+    assert "".join(run(order)[0].calls) == calls
+
+
+def test_private_then_distil_by_hand() -> None:
+    model, metrics = run("private_then_distil", steps=1)  # w: 0 -> .1 -> .1 - .1 * 3.1
+    assert model.w.item() == pytest.approx(-0.21)
+    assert metrics == pytest.approx({"private_loss": 0.5, "distil_loss": 3.1**2 / 2})
+
+
+def test_distil_then_private_by_hand() -> None:
+    model, metrics = run("distil_then_private", steps=1)  # w: 0 -> -.3 -> -.3 + .1 * 1.3
+    assert model.w.item() == pytest.approx(-0.17)
+    assert metrics == pytest.approx({"private_loss": 1.3**2 / 2, "distil_loss": 4.5})
+
+
+def test_a_joint_step_takes_the_weighted_sum_by_hand() -> None:
+    model, metrics = run("joint", steps=1, private_weight=0.5, kd_weight=2.0)  # gradient .5 * -1 + 2 * 3
+    assert model.w.item() == pytest.approx(-0.55)
+    assert metrics == pytest.approx({"private_loss": 0.5, "distil_loss": 4.5})  # losses without their weights
+
+
+@pytest.mark.parametrize("order", ["private_then_distil", "distil_then_private", "joint"])
+def test_without_knowledge_only_the_private_part_is_trained(order: str) -> None:
+    model, metrics = run(order, known=False)
+    assert model.calls == ["p", "p"]
+    assert model.w.item() == pytest.approx(0.19)
+    assert metrics.keys() == {"private_loss"}
+
+
+@pytest.mark.parametrize("order", ["private_then_distil", "distil_then_private", "joint"])
+def test_the_closing_message_digests_only(order: str) -> None:
+    model, metrics = run(order, closing=True)
+    assert model.calls == ["d", "d"]
+    assert metrics.keys() == {"distil_loss"}
+
+
+def test_closing_without_knowledge_does_nothing() -> None:
+    model, metrics = run("joint", closing=True, known=False)
+    assert model.calls == []
+    assert metrics == {}
+    assert model.w.item() == 0.0
+
+
+def test_metrics_are_means_over_the_steps() -> None:
+    _, metrics = run("joint", steps=2, known=False)
+    assert metrics["private_loss"] == pytest.approx((0.5 + 0.9**2 / 2) / 2)
+
+
+def test_whoever_follows_is_called_after_each_step() -> None:
+    seen: list[int] = []
+    run("private_then_distil", after_step=lambda: seen.append(1))
+    assert len(seen) == 4
+
+
+def test_the_private_loss_is_cross_entropy_on_the_asked_samples() -> None:
+    model = zero_linear()
+    with torch.no_grad():
+        model.bias.copy_(torch.tensor([0.0, np.log(3)]))
+    loss = private_loss(Toy().context(), model)
+    labels = Toy().train.labels
+    zeros, ones = np.flatnonzero(labels == 0)[:2], np.flatnonzero(labels == 1)[:2]
+    assert loss(zeros).item() == pytest.approx(np.log(4))
+    assert loss(ones).item() == pytest.approx(np.log(4 / 3))
+
+
+def test_the_distillation_loss_meets_each_sample_with_its_own_target() -> None:
+    model = zero_linear()
+    with torch.no_grad():
+        model.weight[0] = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    ids = np.array([2, 9, 4])
+    answers = model(torch.from_numpy(Toy.public.x[ids])).detach()
+    loss = distil_loss(Toy().context(), model, ids, (answers / 2).softmax(-1), temperature=2.0)
+    assert loss(np.array([0, 1, 2])).item() == pytest.approx(0.0, abs=1e-5)
+    assert loss(np.array([1])).item() == pytest.approx(0.0, abs=1e-5)
+    shuffled = distil_loss(Toy().context(), model, ids[[1, 0, 2]], (answers / 2).softmax(-1), temperature=2.0)
+    assert shuffled(np.array([0, 1])).item() > 0.1
