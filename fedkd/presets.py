@@ -18,7 +18,8 @@ class Preset:
     values: Flat
 
 
-# The joint schedule of the probe in docs/explanation: each step takes one private and one proxy mini-batch.
+# Each step takes one private and one proxy mini-batch: a client that trains a whole epoch on its few classes forgets
+# what it distilled.
 _JOINT: Flat = {
     "method.name": "soft_targets",
     "method.order": "joint",
@@ -30,6 +31,16 @@ PRESETS: Mapping[str, Preset] = {
     "edgefd": Preset(
         "EdgeFD: each client filters the proxy by KMeans distance to its own data; the server averages",
         {**_JOINT, "filter.name": "kmeans", "scheme.name": "mean"},
+    ),
+    "selective_fd": Preset(
+        "Selective-FD: each client filters by KuLSIF density ratio; the server averages and may drop ambiguous rows",
+        {
+            **_JOINT,
+            "method.payload": "probs",
+            "filter.name": "kulsif",
+            "filter.own_sample_stage": False,
+            "scheme.name": "selective_fd",
+        },
     ),
     "fedmd_sfd": Preset(
         "no filter: the server averages what every client says about every sample (FedMD as compared in Selective-FD)",

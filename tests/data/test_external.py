@@ -67,7 +67,7 @@ def test_digits_serve_mnist(mnist: DataConfig) -> None:
     assert proxy.x.shape == (50, 1, 28, 28)
     assert like.scaling is not None
     pixels = like.scaling.undo(proxy.x)
-    assert -1e-5 <= pixels.min()
+    assert pixels.min() >= -1e-5
     assert pixels.max() <= 1 + 1e-5
 
 
