@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from fedkd.bench.command import bench
 from fedkd.errors import ConfigError, FedKDError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(bench, name="bench")
 
 
 class Engine(StrEnum):

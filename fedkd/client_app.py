@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedkd.federation.host import ClientHost
-from fedkd.federation.messages import CONTRIBUTE, HELLO, PROXY
+from fedkd.federation.messages import ASSIGN, CONTRIBUTE, HELLO, PROXY
 from fedkd.federation.workspace import Node
 from fedkd.methods.base import DeviceProfile
 
@@ -30,6 +30,12 @@ def contribute(message: Message, context: Context) -> Message:
 @app.query(PROXY)
 def proxy(message: Message, context: Context) -> Message:
     """What the filters make of the proxy set."""
+    return _answer(message, context)
+
+
+@app.query(ASSIGN)
+def assign(message: Message, context: Context) -> Message:
+    """Which proxy samples the coordinator lets each client speak for."""
     return _answer(message, context)
 
 

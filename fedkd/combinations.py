@@ -28,6 +28,12 @@ def check_combination(experiment: Experiment) -> None:
             "(it is an upper bound, not a method)",
             key="filter.name",
         )
+    if experiment.proxy.data == experiment.data.name:
+        raise ConfigError(
+            f"proxy.data is {experiment.proxy.data!r}, the private data set itself: every client would see all clients' "
+            "data; name another data set, or set proxy.name = 'contributed'",
+            key="proxy.data",
+        )
     if not scheme.spaces:
         return  # nothing is exchanged
     if trainer.space not in scheme.spaces or not trainer.kinds <= scheme.kinds:

@@ -39,6 +39,7 @@ class CoreConfig:
     seed: int = 0  # every random stream derives from it
     rounds: int = 30
     num_clients: int = 10
+    participation: float = 1.0  # share of the clients that each round asks; above 0, at most 1
     clients_per_node: int = 0  # Flower nodes get this many clients each; 0 deals them evenly over the nodes there are
     device: str = "auto"  # where clients train: auto, cpu, cuda
 
@@ -46,6 +47,7 @@ class CoreConfig:
         check_range("seed", self.seed, low=0)
         check_range("rounds", self.rounds, low=1)
         check_range("num_clients", self.num_clients, low=1)
+        check_range("participation", self.participation, above=0.0, high=1.0)
         check_range("clients_per_node", self.clients_per_node, low=0)
         check_choice("device", self.device, ("auto", "cpu", "cuda"))
 

@@ -72,9 +72,9 @@ def run_on_flower(run: Run, *, listeners: Sequence[Listener] = ()) -> Summary:
     with superlink() as link:
         run_id = link.submit(app, {"resume-from": str(folder.path)}, simulation_size(run.experiment))
         with _kept_log(link, run_id, folder.path / "flower.log") as log:
-            status = wait(link, run_id, tail, signs_of_end=(folder.summary_json, reason))
+            status, details = wait(link, run_id, tail, signs_of_end=(folder.summary_json, reason))
     if status != "finished:completed":
-        said = reason.read_text().strip() if reason.exists() else last_words(log.read_text())
+        said = reason.read_text().strip() if reason.exists() else f"{details}\n{last_words(log.read_text())}"
         raise RunError(f"the Flower run ended as {status}: {said}\nFlower's log: {log}")
     summary = read_summary(folder)
     if summary is None:
@@ -82,8 +82,8 @@ def run_on_flower(run: Run, *, listeners: Sequence[Listener] = ()) -> Summary:
     return summary
 
 
-def wait(link: SuperLink, run_id: str, tail: Tail, *, signs_of_end: Iterable[Path]) -> str:
-    """Follow the run's numbers until Flower says that it is over; how it ended."""
+def wait(link: SuperLink, run_id: str, tail: Tail, *, signs_of_end: Iterable[Path]) -> tuple[str, str]:
+    """Follow the run's numbers until Flower says that it is over; how it ended, and what Flower says of the reason."""
     ending_every_s, every_s, longest_s = STATUS_EVERY_S
     submitted = asked = time.monotonic()
     while True:
@@ -91,11 +91,11 @@ def wait(link: SuperLink, run_id: str, tail: Tail, *, signs_of_end: Iterable[Pat
         link.check_alive()
         is_ending = any(path.exists() for path in signs_of_end)
         if time.monotonic() - asked > (ending_every_s if is_ending else every_s):
-            status = link.status(run_id)
+            status, details = link.status(run_id)
             asked, every_s = time.monotonic(), min(1.5 * every_s, longest_s)
             if status.startswith("finished"):
                 tail.follow()
-                return status
+                return status, details
             if status != "running" and asked - submitted > PENDING_TIMEOUT_S:
                 raise RunError(
                     f"the run is still {status} after {PENDING_TIMEOUT_S:g} s; is the machine busy, or its memory full?"

@@ -1,7 +1,8 @@
 """Runs a command that must not outlive its caller: `python -m fedkd.leash FOLDER COMMAND…`, standard input a pipe.
 
 Once the caller's end of the pipe closes, because it let go or was ended in whatever way (`kill -9` included), every
-process that came of the command is ended and FOLDER is removed. The same happens when the command ends by itself.
+process that came of the command is ended and FOLDER is removed. When the command ends by itself, so do the others, and
+the folder is left for the caller to look into.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ def main() -> int:
     _adopt_orphans()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who then lets go
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    is_let_go = threading.Event()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: child.terminate())
-    threading.Thread(target=_let_go, args=(child,), daemon=True).start()
+    threading.Thread(target=_wait_for_release, args=(child, is_let_go), daemon=True).start()
     code = child.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)
     _end_children()
-    shutil.rmtree(folder, ignore_errors=True)
+    if is_let_go.is_set():
+        shutil.rmtree(folder, ignore_errors=True)
     return code if code >= 0 else 128 - code
 
 
@@ -47,11 +50,12 @@ def _adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _let_go(child: subprocess.Popen[bytes]) -> None:
+def _wait_for_release(child: subprocess.Popen[bytes], is_let_go: threading.Event) -> None:
     """End the command once the caller's end of the pipe has closed."""
     with contextlib.suppress(OSError):
         while os.read(0, 1):  # not sys.stdin: its lock, held here, would keep the interpreter from ending
             pass
+    is_let_go.set()
     child.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(GRACE_S)

@@ -47,12 +47,13 @@ class SuperLink:
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"`flwr run` gave no run id: {said.strip()[-2000:]}") from error
 
-    def status(self, run_id: str) -> str:
-        """Flower's word on the run, such as `running` or `finished:completed`."""
+    def status(self, run_id: str) -> tuple[str, str]:
+        """Flower's word on the run, such as `running` or `finished:completed`, and what it says of the reason."""
         self.check_alive()
         said = self._flwr("list", "fedkd", "--run-id", run_id, "--format", "json")
         try:
-            return str(json.loads(said)["runs"][0]["status"])
+            run = json.loads(said)["runs"][0]
+            return str(run["status"]), str(run.get("status-details") or "")
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise RunError(f"`flwr list` gave no status: {said.strip()[-2000:]}") from error
 
@@ -137,7 +138,7 @@ def superlink() -> Iterator[SuperLink]:
         yield link
     finally:
         _let_go(process)
-        shutil.rmtree(home, ignore_errors=True)  # the leash has done so, unless it was killed
+        shutil.rmtree(home, ignore_errors=True)  # the leash does so only where this process cannot
 
 
 def settings(home: Path, given: Mapping[str, str]) -> dict[str, str]:

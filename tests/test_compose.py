@@ -44,8 +44,8 @@ def test_a_preset_among_the_overrides_wins_over_the_file_s(tmp_path: Path) -> No
 
 
 def test_picking_another_entry_drops_the_options_of_the_one_before() -> None:
-    # The preset sets an option of soft_targets that ema_views does not know: it would be an error.
-    flat = compose(overrides={"here": {"method.name": "ema_views"}}).flat()
+    # The preset sets an option of soft_targets that fd does not know: kept, it would be an error.
+    flat = compose(overrides={"here": {"method.name": "fd"}}).flat()
     assert compose().flat()["method.order"] == "joint"
     assert "method.order" not in flat
 

@@ -118,7 +118,9 @@ def test_who_does_not_listen_is_forced(ids: Path) -> None:
 
 def test_a_command_that_ends_takes_its_children_along(ids: Path) -> None:
     leash = start(ids, "leaves")
-    assert leash.wait(20) == 7
+    code = leash.wait(20)
+    let_go(leash)
+    assert code == 7
+    assert (ids.parent / "home").exists()  # its log may say why
     assert len(list(ids.iterdir())) == 3
     assert alive(ids) == []
-    let_go(leash)

@@ -12,6 +12,7 @@ from fedkd.checks import check_choice, check_range
 from fedkd.exchange.combine import by_stream, masked_mean
 from fedkd.exchange.scheme import ServerContext, ServerScheme, ServerState
 from fedkd.functional.aggregation import entropy_reduction, row_entropy
+from fedkd.functional.batching import batch_starts
 from fedkd.metric_names import SERVER_ACC, TEACHER_ENTROPY
 from fedkd.rows import Knowledge, Share
 
@@ -87,7 +88,9 @@ class DsFl(ServerScheme):
             x = torch.from_numpy(ctx.proxy.x[ids // ctx.rows_per_sample])
             teacher = torch.from_numpy(targets)
             for _ in range(self.config.epochs):
-                for index in torch.split(torch.from_numpy(rng.permutation(len(ids))), self.config.batch):
+                order = torch.from_numpy(rng.permutation(len(ids)))
+                for start in batch_starts(len(ids), self.config.batch):
+                    index = order[start : start + self.config.batch]
                     loss = soft_target_rows(model(x[index]), teacher[index], temperature=1.0).mean()
                     optimizer.zero_grad(set_to_none=True)
                     torch.autograd.backward(loss)

@@ -64,7 +64,8 @@ class SelectiveFd(ServerScheme):
 
 def one_hot_rows(rows: Rows, num_classes: int) -> Rows:
     """Hard labels (n, 1) as one-hot probabilities (n, c)."""
-    return replace(rows, kind="probs", values=_one_hot(rows.values[:, 0], num_classes))
+    weight = None if rows.weight is None else rows.weight.reshape(-1)  # (n, 1) is legal for one column, not for c
+    return replace(rows, kind="probs", values=_one_hot(rows.values[:, 0], num_classes), weight=weight)
 
 
 def _one_hot(labels: Array, num_classes: int) -> Array:

@@ -11,7 +11,7 @@ from fedkd.errors import BadReplyError, QuorumError
 from fedkd.exchange.codec import Codec
 from fedkd.federation.border import Expected, check_share
 from fedkd.federation.fleet import CohortReply
-from fedkd.federation.messages import ClientFailure, RoundRequest, RoundResult
+from fedkd.federation.messages import IDLE, ClientFailure, RoundRequest, RoundResult
 from fedkd.federation.setting import Setting
 from fedkd.federation.store import StateRef
 from fedkd.methods.base import LocalTrainer
@@ -44,6 +44,10 @@ class Answers:
                         answers.refs[client_id] = answer.ref
                     continue
                 try:
+                    if answer.header.get(IDLE):
+                        if "ref" in answer.header:
+                            answers.refs[client_id] = RoundResult.ref_of(answer)
+                        continue
                     answers.uplink[client_id] = RoundResult.share_bytes(answer)
                     answers.refs[client_id] = RoundResult.ref_of(answer)  # it trained, whatever becomes of its share
                     result = RoundResult.from_parcel(answer, codec)

@@ -59,8 +59,8 @@ def _fault(rows: Rows, expected: Expected) -> str:
     if not len(ids):
         return ""
     if rows.kind == "hard":
-        is_class = values.shape[1] == 1 and ((values >= 0) & (values < expected.num_classes)).all()
-        if not is_class:
+        is_whole = values.shape[1] == 1 and np.issubdtype(values.dtype, np.integer)
+        if not is_whole or not ((values >= 0) & (values < expected.num_classes)).all():
             return f"hard labels are no (n, 1) class numbers from 0 to {expected.num_classes - 1}"
     elif values.shape[1] != expected.num_columns:
         return (

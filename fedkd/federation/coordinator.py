@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -24,7 +25,8 @@ from fedkd.federation.host import own_peak_rss
 from fedkd.federation.messages import Job, Request, RoundRequest
 from fedkd.federation.preflight import Plan, server_model_builder
 from fedkd.federation.round_numbers import round_numbers
-from fedkd.federation.setting import Setting, SetUp, clients_of
+from fedkd.federation.set_up import SetUp, clients_of
+from fedkd.federation.setting import Setting
 from fedkd.federation.workspace import Node, Workspace
 from fedkd.filters.selection import SCORE_BINS
 from fedkd.rows import Knowledge
@@ -114,7 +116,9 @@ class Coordinator:
             request,
             answers,
             scores=scores,
-            downlink={i: wire.shared.nbytes + parcel.nbytes for i, parcel in wire.clients.items()},
+            downlink={
+                i: wire.shared.nbytes + parcel.nbytes for i, parcel in wire.clients.items() if i not in request.idle
+            },
             num_clients=self._experiment.core.num_clients,
             metric=task.metric,
         )
@@ -159,9 +163,14 @@ class Coordinator:
     def _request(
         self, setting: Setting, progress: Progress, asked: Ids | None, *, durable: bool, closing: bool
     ) -> RoundRequest:
-        """The message to every client that is set up."""
+        """The message to the clients of this round that are set up.
+
+        In a durable round, clients that rest are asked to write down a state that is only in memory.
+        """
         experiment, round_id = self._experiment, progress.next_round
-        clients = [i for i in clients_of(experiment) if setting.proxy is None or i in setting.refs]
+        ready = [i for i in clients_of(experiment) if setting.proxy is None or i in setting.refs]
+        active = set(ready).intersection(self._participants(round_id, closing=closing))
+        unwritten = {i for i in ready if i in progress.refs and not progress.refs[i].file} if durable else set()
         return RoundRequest(
             job=self._job,
             round_id=round_id,
@@ -173,8 +182,18 @@ class Coordinator:
             proxy_version=setting.version,
             asked=asked,
             knowledge=progress.knowledge,
-            states={i: (setting.refs.get(i), progress.refs.get(i)) for i in clients},
+            states={i: (setting.refs.get(i), progress.refs.get(i)) for i in sorted(active | unwritten)},
+            idle=frozenset(unwritten - active),
         )
+
+    def _participants(self, round_id: int, *, closing: bool) -> Sequence[int]:
+        """The clients of a round: a fresh draw each time; the closing message goes to all."""
+        core = self._experiment.core
+        if closing or core.participation == 1.0:
+            return clients_of(self._experiment)
+        rng = stream(core.seed, "participants", round_id=round_id)
+        size = max(1, round(core.participation * core.num_clients))
+        return sorted(int(i) for i in rng.choice(core.num_clients, size=size, replace=False))
 
     def _ask(self, request: RoundRequest, wire: Request, expected: Expected) -> Answers:
         """Send the request and read the replies; QuorumError where too few are good."""
@@ -182,7 +201,8 @@ class Coordinator:
         replies = self._fleet.broadcast(wire, deadline_s=engine.round_timeout_s)
         answers = Answers.collect(replies, codec=self._here.uplink, expected=expected)
         answers.add_missing(
-            clients_of(self._experiment), reason=f"no reply within {engine.round_timeout_s:g} s, or never set up"
+            self._participants(request.round_id, closing=request.closing),
+            reason=f"no reply within {engine.round_timeout_s:g} s, or never set up",
         )
         for client_id, reason in sorted((answers.failures | answers.rejected).items()):
             _log.warning("round %d: client %d gave no usable reply: %s", request.round_id, client_id, reason)

@@ -78,7 +78,7 @@ class FlowerFleet(Fleet):
             if reply is None:
                 yield failed_cohort(clients, f"node {node} gave no reply within {deadline_s:g} s")
             elif reply.has_error():
-                yield failed_cohort(clients, f"node {node}: Flower error {reply.error.code}: {reply.error.reason}")
+                yield failed_cohort(clients, f"node {node}: {_error(reply)}")
             else:
                 yield _read(reply, clients)
 
@@ -113,7 +113,7 @@ class FlowerFleet(Fleet):
         for reply in self._grid.send_and_receive(messages, timeout=min(deadline_s, WAIT_FOR_NODES_S)):
             node = reply.metadata.src_node_id
             if reply.has_error():
-                refusals.append(f"node {node}: Flower error {reply.error.code}: {reply.error.reason}")
+                refusals.append(f"node {node}: {_error(reply)}")
                 continue
             try:
                 greeting = unpack(_bytes(reply)).shared
@@ -164,6 +164,14 @@ def _bytes(message: Message) -> bytes:
     except (KeyError, ValueError, TypeError) as error:
         raise BadReplyError(f"reply holds no blob of bytes: {error}") from error
     return blob
+
+
+def _error(message: Message) -> str:
+    """Flower's error in one line; where a Ray worker died, the rest is Ray's advice."""
+    first = next(
+        (line.strip() for line in (message.error.reason or "").splitlines() if line.strip()), "no reason given"
+    )
+    return f"Flower error {message.error.code}: {first[:300]}"
 
 
 def _read(message: Message, clients: Sequence[int]) -> CohortReply:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -18,25 +17,25 @@ from fedkd import __version__
 from fedkd.data.base import Samples
 from fedkd.errors import BadReplyError, FedKDError
 from fedkd.federation import tree
+from fedkd.federation.client import choose, train
 from fedkd.federation.messages import (
+    ASSIGN,
     CONTRIBUTE,
     HELLO,
+    IDLE,
     PROXY,
     ROUND,
     ClientFailure,
-    Contribution,
     Job,
     RoundRequest,
     RoundResult,
-    SetupResult,
 )
+from fedkd.federation.setup_messages import Assignment, Contribution, SetupResult
 from fedkd.federation.store import SETUP, StateRef, round_folder
 from fedkd.federation.wire import Bundle, Parcel, pack, travels, unpack
 from fedkd.federation.workspace import Node, Workspace
-from fedkd.filters.selection import select
-from fedkd.rows import Rows, Share
-from fedkd.streams import stream, stream_seed
 
+STATE = "state"  # slot of what a trainer keeps between rounds
 FAILURE = "failure"  # header key of the parcel of a client that failed
 RESIDENT_CLIENTS = 64  # kept in memory by a worker beyond those of its last message, where the store has them too
 
@@ -66,6 +65,7 @@ class ClientHost:
             HELLO: self._hello,
             CONTRIBUTE: self._contribute,
             PROXY: self._set_up,
+            ASSIGN: self._assign,
             ROUND: self._round,
         }
         if shared.kind not in answers:
@@ -106,112 +106,73 @@ class ClientHost:
         """Fit each client's filter and score the proxy set: once, for the whole run."""
         proxy = Samples(shared.arrays["x"], shared.arrays.get("y"))
         workspace.keep_proxy(str(shared.header["proxy_version"]), proxy)
-        trees: dict[int, Parcel] = {}
+        offers_margins = workspace.experiment.selection.rule == "nearest"
+        states: dict[int, _New] = {}
 
         def answer(client_id: int) -> Parcel:
             started = time.perf_counter()
             own_ids = clients[client_id].arrays["own_ids"].astype(np.int64)
-            experiment = workspace.experiment
-            seed = stream_seed(experiment.core.seed, "filter", client=client_id)
-            chosen = select(
-                experiment.filter.create(seed=seed % 2**32),
-                private=workspace.data(client_id).train,
-                proxy=proxy,
-                own_ids=own_ids,
-                own_sample_stage=experiment.selection.own_sample_stage,
-                holdout=experiment.selection.holdout,
-                rng=stream(experiment.core.seed, "filter-holdout", client=client_id),
-            )
-            kept = {"own_ids": own_ids, "accepted": chosen.accepted}
-            parcel = tree.to_parcel(kept)
-            ref = StateRef("", tree.digest(parcel))
+            chosen = choose(workspace, client_id, proxy, own_ids)
+            new = _New.of({"own_ids": own_ids, "accepted": chosen.accepted, "weight": chosen.weight})
             result = SetupResult(
-                ref=ref,
+                ref=new.ref,
                 accepted=chosen.accepted,
+                margin=chosen.margin if offers_margins else None,
                 threshold=chosen.threshold,
                 holdout_counts=chosen.score_holdout_counts,
                 proxy_counts=chosen.score_proxy_counts,
                 seconds=time.perf_counter() - started,
             )
             reply = travels(result.to_parcel())
-            trees[client_id] = parcel  # nothing is left that can fail
-            self._keep(client_id, SETUP, ref.digest, kept)
+            states[client_id] = new  # nothing is left that can fail
             return reply
 
         parcels = _each(clients, answer)
-        self._write(workspace, SETUP, trees, parcels)
+        self._adopt(workspace, SETUP, SETUP, states, parcels)
         return Bundle(PROXY, Parcel(), parcels)
+
+    def _assign(self, workspace: Workspace, _: Parcel, clients: dict[int, Parcel]) -> Bundle:
+        """Take over which samples the coordinator lets each client speak for."""
+        states: dict[int, _New] = {}
+
+        def answer(client_id: int) -> Parcel:
+            assigned = Assignment.from_parcel(clients[client_id])
+            setup = self._state(workspace, client_id, SETUP, assigned.ref)
+            states[client_id] = _New.of({**setup, "accepted": assigned.accepted})
+            return Parcel({"ref": states[client_id].ref.to_json()})
+
+        parcels = _each(clients, answer)
+        self._adopt(workspace, SETUP, SETUP, states, parcels)
+        return Bundle(ASSIGN, Parcel(), parcels)
 
     def _round(self, workspace: Workspace, shared: Parcel, clients: dict[int, Parcel]) -> Bundle:
         request = RoundRequest.from_bundles(shared, clients, workspace.downlink)
-        trees: dict[int, Parcel] = {}
+        states: dict[int, _New] = {}
 
         def answer(client_id: int) -> Parcel:
-            result, state, parcel = self._train(workspace, request, client_id)
+            setup_ref, state_ref = request.states[client_id]
+            result, state, parcel = train(
+                workspace,
+                request,
+                client_id,
+                setup=None if setup_ref is None else self._state(workspace, client_id, SETUP, setup_ref),
+                state=None if state_ref is None else self._state(workspace, client_id, STATE, state_ref),
+            )
             reply = travels(result.to_parcel(workspace.uplink))
             # Only now is nothing left that can fail: a client that raises keeps the state that it had.
-            trees[client_id] = parcel
-            self._keep(client_id, "state", result.ref.digest, state)
+            states[client_id] = _New(state, parcel, result.ref)
             return reply
 
-        parcels = _each(clients, answer)
-        if self.write_through or request.durable:
-            self._add_unwritten(request, trees, parcels)
-            self._write(workspace, round_folder(request.round_id), trees, parcels)
+        parcels = _each([client_id for client_id in clients if client_id not in request.idle], answer)
+        parcels |= {client_id: Parcel({IDLE: True}) for client_id in sorted(request.idle)}
+        is_written = self.write_through or request.durable
+        if is_written:
+            self._add_unwritten(request, states, parcels)
+        self._adopt(workspace, STATE, round_folder(request.round_id) if is_written else "", states, parcels)
         workspace.store.prune(request.keep, before=request.round_id)
         if self.write_through:
             self._forget(max(RESIDENT_CLIENTS, len(clients)))
         return Bundle(ROUND, Parcel(), parcels)
-
-    def _train(self, workspace: Workspace, request: RoundRequest, client_id: int) -> tuple[RoundResult, Any, Parcel]:
-        """Fit, predict, share and evaluate one client; with its new state, live and as a parcel."""
-        started = time.perf_counter()
-        setup_ref, state_ref = request.states[client_id]
-        proxy = None
-        if setup_ref is not None:
-            setup = self._state(workspace, client_id, SETUP, setup_ref)
-            proxy = workspace.proxy(request.proxy_version, setup["own_ids"], setup["accepted"], request.asked)
-        ctx = workspace.context(client_id, round_id=request.round_id, closing=request.closing, proxy=proxy)
-        trainer = workspace.trainer
-        state = trainer.init(ctx) if state_ref is None else self._state(workspace, client_id, "state", state_ref)
-        state, metrics = trainer.fit(ctx, state, request.knowledge.seen_by(client_id))
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise FedKDError(f"training diverged: {name} is {value}; lower schedule.lr")
-        share = Share(client_id=client_id, round_id=request.round_id)
-        if request.wants_share:
-            share = self._share(workspace, ctx, state)
-        score, tables, figures = None, {}, {}
-        if request.evaluate:
-            test = ctx.data.test
-            every = np.arange(len(test) * ctx.task.rows_per_sample)
-            found = ctx.task.evaluate(trainer.predict(ctx, state, test, every)[0], test)
-            score, tables, figures = found.score, dict(found.tables), found.metrics
-        parcel = tree.to_parcel(state)
-        result = RoundResult(
-            share=replace(share, metrics=metrics | share.metrics),
-            ref=StateRef("", tree.digest(parcel)),
-            score=score,
-            tables=tables,
-            metrics=figures,
-            seconds=time.perf_counter() - started,
-        )
-        return result, state, parcel
-
-    def _share(self, workspace: Workspace, ctx: Any, state: Any) -> Share:
-        """The trainer's share; whatever it predicts, rows that the client's filter rejects do not leave."""
-        trainer, proxy = workspace.trainer, ctx.proxy
-        rows: tuple[Rows, ...] = ()
-        if proxy is not None and trainer.space == "proxy":
-            samples = proxy.asked if trainer.needs_full_proxy else proxy.asked[proxy.accepted[proxy.asked]]
-            rows = trainer.predict(ctx, state, proxy.samples, rows_of(samples, proxy.rows_per_sample))
-        share = trainer.share(ctx, state, rows)
-        if proxy is None or not trainer.needs_full_proxy:
-            return share
-        allowed = tuple(
-            r.where(proxy.accepted[r.ids // proxy.rows_per_sample]) if r.space == "proxy" else r for r in share.rows
-        )
-        return replace(share, rows=allowed)
 
     def _state(self, workspace: Workspace, client_id: int, slot: str, ref: StateRef) -> Any:
         """The expected state: resident where the digest agrees, else from the store."""
@@ -231,35 +192,46 @@ class ClientHost:
         last = {*list(dict.fromkeys(client_id for client_id, _ in reversed(self._resident)))[:num_clients]}
         self._resident = {key: kept for key, kept in self._resident.items() if key[0] in last}
 
-    def _add_unwritten(self, request: RoundRequest, trees: dict[int, Parcel], parcels: dict[int, Parcel]) -> None:
-        """Clients that failed keep their state; where it is only in memory, it becomes durable with the others."""
+    def _add_unwritten(self, request: RoundRequest, states: dict[int, _New], parcels: dict[int, Parcel]) -> None:
+        """Clients that failed or rested keep their state; if it is only in memory, it becomes durable with the others."""
         for client_id, (_, ref) in request.states.items():
-            if client_id not in trees and ref is not None and not ref.file:
-                digest, state = self._resident.get((client_id, "state"), ("", None))
+            if client_id not in states and ref is not None and not ref.file:
+                digest, state = self._resident.get((client_id, STATE), ("", None))
                 if digest == ref.digest:
-                    trees[client_id] = tree.to_parcel(state)
-                    parcels[client_id].header["ref"] = ["", digest]
+                    states[client_id] = _New(state, tree.to_parcel(state), ref)
+                    parcels[client_id].header["ref"] = ref.to_json()
 
-    def _write(self, workspace: Workspace, folder: str, trees: dict[int, Parcel], parcels: dict[int, Parcel]) -> None:
-        """Write the states of the clients that succeeded, and tell in their replies where."""
-        if not trees:
-            return
-        digests = {i: str(parcels[i].header["ref"][1]) for i in trees}
-        name = workspace.store.write(folder, trees, digests)
-        for client_id in trees:
-            parcels[client_id].header["ref"][0] = name
+    def _adopt(
+        self, workspace: Workspace, slot: str, folder: str, states: dict[int, _New], parcels: dict[int, Parcel]
+    ) -> None:
+        """Keep new states in memory; with a `folder` write them too, and tell in the replies where."""
+        for client_id, new in states.items():
+            self._keep(client_id, slot, new.ref.digest, new.live)
+        if folder and states:
+            digests = {client_id: new.ref.digest for client_id, new in states.items()}
+            name = workspace.store.write(folder, {i: new.parcel for i, new in states.items()}, digests)
+            for client_id in states:
+                parcels[client_id].header["ref"][0] = name
+
+
+@dataclass(frozen=True, eq=False)
+class _New:
+    """A state that is about to be adopted: live, as a parcel, and its reference, not written yet."""
+
+    live: Any
+    parcel: Parcel
+    ref: StateRef
+
+    @classmethod
+    def of(cls, live: Any) -> _New:
+        parcel = tree.to_parcel(live)
+        return cls(live, parcel, StateRef("", tree.digest(parcel)))
 
 
 def own_peak_rss() -> int:
     """Peak memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kB
-
-
-def rows_of(samples: np.ndarray, rows_per_sample: int) -> np.ndarray:
-    """Row ids of all positions of the samples, ascending."""
-    ids: np.ndarray = (samples[:, None] * rows_per_sample + np.arange(rows_per_sample)).reshape(-1)
-    return ids
 
 
 def failure_of(client_id: int, parcel: Parcel) -> ClientFailure | None:
@@ -271,7 +243,7 @@ def failure_of(client_id: int, parcel: Parcel) -> ClientFailure | None:
     return ClientFailure(client_id, str(reason), ref)
 
 
-def _each(clients: Mapping[int, Parcel], answer: Callable[[int], Parcel]) -> dict[int, Parcel]:
+def _each(clients: Iterable[int], answer: Callable[[int], Parcel]) -> dict[int, Parcel]:
     """One parcel per client: its answer, or why there is none. The one place that catches everything and goes on."""
     parcels = {}
     for client_id in sorted(clients):

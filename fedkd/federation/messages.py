@@ -12,12 +12,12 @@ from fedkd.errors import BadReplyError
 from fedkd.exchange.codec import Codec, Encoded
 from fedkd.federation.store import StateRef
 from fedkd.federation.wire import Bundle, Parcel, pack
-from fedkd.filters.selection import SCORE_BINS
 from fedkd.rows import Extra, Knowledge, Rows, Share
-from fedkd.types import Array, Flat, Ids, Mask, Metrics
+from fedkd.types import Array, Flat, Ids, Metrics
 
-HELLO, CONTRIBUTE, PROXY, ROUND = "hello", "contribute", "proxy", "round"
-_GARBLED = (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError)  # what garbled fields lead to
+HELLO, CONTRIBUTE, PROXY, ASSIGN, ROUND = "hello", "contribute", "proxy", "assign", "round"
+IDLE = "idle"  # header key of the parcel of a client that rests in a round
+GARBLED = (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError)  # what garbled fields lead to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,80 +74,6 @@ class ClientFailure:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Contribution:
-    """What a client offers to the proxy set. `labels` come only where diagnostics are allowed, for the coordinator."""
-
-    x: Array
-    labels: Array | None = None
-
-    def to_parcel(self) -> Parcel:
-        """Arrays x and, if any, labels."""
-        return Parcel({}, {"x": self.x} if self.labels is None else {"x": self.x, "labels": self.labels})
-
-    @classmethod
-    def from_parcel(cls, parcel: Parcel) -> Contribution:
-        """Checked: finite float inputs, one label each."""
-        x, labels = parcel.arrays.get("x"), parcel.arrays.get("labels")
-        if x is None or x.ndim < 2 or x.dtype != np.float32 or not np.isfinite(x).all():
-            raise BadReplyError("contribution has no finite float32 array x (n, ...)")
-        if labels is not None and (labels.shape[:1] != x.shape[:1] or labels.dtype.kind != "i"):
-            raise BadReplyError(f"contribution has labels {labels.shape} for inputs {x.shape}")
-        return cls(x=x, labels=labels)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SetupResult:
-    """What a client's filter made of the proxy set: computed once, before the first round."""
-
-    ref: StateRef
-    accepted: Mask
-    threshold: float
-    holdout_counts: Array
-    proxy_counts: Array
-    seconds: float
-
-    def to_parcel(self) -> Parcel:
-        """The mask travels as bits."""
-        header = {
-            "ref": self.ref.to_json(),
-            "size": len(self.accepted),
-            "threshold": self.threshold,
-            "seconds": self.seconds,
-        }
-        return Parcel(
-            header,
-            {
-                "accepted": np.packbits(self.accepted),
-                "holdout_counts": self.holdout_counts.astype(np.int32),
-                "proxy_counts": self.proxy_counts.astype(np.int32),
-            },
-        )
-
-    @classmethod
-    def from_parcel(cls, parcel: Parcel) -> SetupResult:
-        """Checked for completeness; the coordinator compares the size with the proxy set."""
-        header, arrays = parcel.header, parcel.arrays
-        try:
-            ref = StateRef.from_json(header["ref"])
-            size, bits = int(header["size"]), arrays["accepted"]
-            if ref is None or bits.shape != (-(-size // 8),):
-                raise ValueError("state reference or mask")
-            counts = [arrays["holdout_counts"], arrays["proxy_counts"]]
-            if any(each.shape != (len(SCORE_BINS) - 1,) or each.dtype.kind != "i" for each in counts):
-                raise ValueError("score counts")
-            return cls(
-                ref=ref,
-                accepted=np.unpackbits(bits, count=size).astype(bool),
-                threshold=float(header["threshold"]),
-                holdout_counts=counts[0],
-                proxy_counts=counts[1],
-                seconds=float(header["seconds"]),
-            )
-        except _GARBLED as error:
-            raise BadReplyError(f"set-up reply lacks or garbles {error}") from error
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
 class RoundResult:
     """What a client did in a round. `score` and `tables` are null and empty where it was not evaluated."""
 
@@ -198,7 +124,7 @@ class RoundResult:
                 metrics={str(name): float(value) for name, value in header["metrics"].items()},
                 seconds=float(header["seconds"]),
             )
-        except _GARBLED as error:
+        except GARBLED as error:
             raise BadReplyError(f"round reply lacks or garbles {error}") from error
 
     @staticmethod
@@ -206,7 +132,7 @@ class RoundResult:
         """Where the new state lies: readable even where the share is not."""
         try:
             ref = StateRef.from_json(parcel.header["ref"])
-        except _GARBLED as error:
+        except GARBLED as error:
             raise BadReplyError(f"round reply lacks or garbles {error}") from error
         if ref is None:
             raise BadReplyError("round reply has no state reference")
@@ -233,6 +159,7 @@ class RoundRequest:
     asked: Ids | None  # proxy samples asked for; None asks for all
     knowledge: Knowledge
     states: Mapping[int, tuple[StateRef | None, StateRef | None]]  # client -> (set-up, state), None before the first
+    idle: frozenset[int] = frozenset()  # clients among `states` that rest, and only make their state durable
 
     def to_request(self, codec: Codec) -> Request:
         """Shared part and one parcel per client."""
@@ -252,8 +179,11 @@ class RoundRequest:
         }
         clients = {}
         for client_id, (setup, state) in self.states.items():
-            own, own_arrays = encode_rows(self.knowledge.per_client.get(client_id, ()), codec, "knowledge")
             refs = [None if ref is None else ref.to_json() for ref in (setup, state)]
+            if client_id in self.idle:
+                clients[client_id] = Parcel({"refs": refs, "rows": [], IDLE: True})
+                continue
+            own, own_arrays = encode_rows(self.knowledge.per_client.get(client_id, ()), codec, "knowledge")
             clients[client_id] = Parcel({"refs": refs, "rows": own}, own_arrays)
         return Request(kind=ROUND, shared=Parcel(header, arrays), clients=clients)
 
@@ -281,8 +211,9 @@ class RoundRequest:
                 asked=None if asked is None else asked.astype(np.int64),
                 knowledge=Knowledge(common=common, per_client={i: own for i, own in per_client.items() if own}),
                 states=states,
+                idle=frozenset(i for i, parcel in clients.items() if parcel.header.get(IDLE)),
             )
-        except _GARBLED as error:
+        except GARBLED as error:
             raise BadReplyError(f"round request lacks or garbles {error}") from error
 
 

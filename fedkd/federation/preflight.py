@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+ROLES_OF_A_DATASET = frozenset({"train", "test"})
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Data and partition of a run in simulation."""
@@ -57,7 +60,9 @@ def preflight(experiment: Experiment) -> Plan:
         num_classes=dataset.num_classes,
         rng=stream(core.seed, "partition"),
     )
+    partition.transform(0, dataset.train.x[:1])  # refuses here what it would refuse on every client
     _check_enough(experiment, [len(index) for index in indices])
+    _check_roles(experiment)
     _check_quorum(experiment)
     _check_models(experiment, dataset)
     _check_device(experiment)
@@ -105,6 +110,17 @@ def _check_quorum(experiment: Experiment) -> None:
         raise ConfigError(
             f"engine.min_good_replies is {need}, but there are only {clients} clients; ask for {clients} or fewer",
             key="engine.min_good_replies",
+        )
+
+
+def _check_roles(experiment: Experiment) -> None:
+    """What a method needs of a client's data must be there before anything is trained."""
+    missing = sorted(experiment.method.cls.needs - ROLES_OF_A_DATASET)
+    if missing:
+        raise DataError(
+            f"method {experiment.method.name!r} needs data in the roles {', '.join(missing)}, which data set "
+            f"{experiment.data.name!r} does not give (it gives {', '.join(sorted(ROLES_OF_A_DATASET))}); choose another "
+            "method or data set"
         )
 
 

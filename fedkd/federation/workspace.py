@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from fedkd.methods.base import Context, DeviceProfile, LocalTrainer
 from fedkd.streams import stream, stream_seed
 from fedkd.tasks import TASKS
 from fedkd.tasks.base import Task
-from fedkd.types import Ids, Mask
+from fedkd.types import Ids
 
 if TYPE_CHECKING:
     from fedkd.models.pool import ModelPool
@@ -121,8 +121,9 @@ class Workspace:
     def contribution(self, client_id: int) -> tuple[Samples, Samples]:
         """(what the client contributes to the proxy set, what it trains on)."""
         whole = self.dataset.train.take(self.partition.indices[client_id])
+        whole = Samples(self.experiment.partition.create().transform(client_id, whole.x), whole.y)
         plan = self.experiment.proxy
-        if plan.name == "none":
+        if plan.name != "contributed":
             return whole.take(np.zeros(0, np.int64)), whole
         rng = stream(self.experiment.core.seed, "contribution", client=client_id)
         given, kept = split_contribution(len(whole), fraction=plan.fraction, keep_private=plan.keep_private, rng=rng)
@@ -178,17 +179,16 @@ class Workspace:
             profile=self.node.profile,
         )
 
-    def proxy(self, version: str, own_ids: Ids, accepted: Mask, asked: Ids | None) -> Proxy | None:
-        """The proxy set as a client sees it in a round; None where the experiment has none."""
-        if not version:
-            return None
+    def proxy(self, version: str, setup: Mapping[str, Any], asked: Ids | None) -> Proxy:
+        """The proxy set as a client sees it in a round, with what it chose in the set-up."""
         samples = self.proxy_samples(version)
         return Proxy(
             samples=samples,
             version=version,
-            own_ids=own_ids,
-            accepted=accepted,
+            own_ids=setup["own_ids"],
+            accepted=setup["accepted"],
             asked=np.arange(len(samples)) if asked is None else asked,
+            weight=setup["weight"],
             rows_per_sample=self.task.rows_per_sample,
         )
 

@@ -48,18 +48,26 @@ def torch_centers(x: Array, k: int, *, rng: np.random.Generator, max_iter: int, 
 
 
 def _plus_plus(data: Tensor, k: int, rng: np.random.Generator) -> Tensor:
-    """k-means++: each next start is drawn with probability in proportion to the squared distance to those there are."""
+    """k-means++: each next start is drawn with probability in proportion to the squared distance to those there are.
+
+    Of 2 + log k draws the one that leaves the least sum of squares is taken, as scikit-learn does.
+    """
     chosen = [int(rng.integers(len(data)))]
-    squares = ((data - data[chosen[0]]) ** 2).sum(dim=1)
+    squares = _squares_to(data, data[chosen])[:, 0]
     while len(chosen) < k:
         cumulative = squares.double().cumsum(0)
-        draw = rng.random() * float(cumulative[-1])
-        at = int(
-            torch.searchsorted(cumulative, torch.tensor(draw, dtype=cumulative.dtype, device=data.device), right=True)
-        )
-        chosen.append(min(at, len(data) - 1))
-        squares = torch.minimum(squares, ((data - data[chosen[-1]]) ** 2).sum(dim=1))
+        draws = torch.as_tensor(rng.random(2 + int(np.log(k))), device=data.device) * cumulative[-1]
+        candidates = torch.searchsorted(cumulative, draws, right=True).clamp_max(len(data) - 1)
+        left = torch.minimum(squares[:, None], _squares_to(data, data[candidates]))
+        best = int(left.double().sum(dim=0).argmin())
+        chosen.append(int(candidates[best]))
+        squares = left[:, best]
     return data[chosen]
+
+
+def _squares_to(data: Tensor, points: Tensor) -> Tensor:
+    """Squared distances (n, k) from the differences, so that a point is at distance 0 from itself."""
+    return torch.stack([((data - point) ** 2).sum(dim=1) for point in points], dim=1)
 
 
 def _nearest(data: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:

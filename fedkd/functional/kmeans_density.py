@@ -10,7 +10,7 @@ from jaxtyping import Float
 from fedkd.types import Array
 
 LOWEST_MARGIN = -1e6  # margins end here: finite, and exact in float32
-_BLOCK_BYTES = 1 << 19  # one temporary of a block: small enough to stay in a core's cache
+_BLOCK_BYTES = 1 << 20  # one temporary of a block: small enough to stay in a core's cache
 _SMALLEST = 2.0**-100  # squares below it, or beyond float32, are taken again in float64
 
 
@@ -41,8 +41,8 @@ def nearest_distance(
     squares = np.empty(len(x), dtype)
     # Overflow and 0 * inf are found in the squares.
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        ranking = _Ranking(centers)
         block = max(1, _BLOCK_BYTES // (dtype.itemsize * max(centers.shape)))
+        ranking = _Ranking(centers, min(block, len(x)))
         for start in range(0, len(x), block):
             rows = x[start : start + block].astype(dtype, copy=False)
             squares[start : start + block] = ranking.squares(rows)
@@ -57,12 +57,13 @@ def nearest_distance(
 class _Ranking:
     """Orders centres by |x|^2 - 2 x.c + |c|^2 without |x|^2, about the mean of the centres, where rounding is least."""
 
-    def __init__(self, centers: Float[Array, "k d"]) -> None:
+    def __init__(self, centers: Float[Array, "k d"], block: int) -> None:
         exact = centers.astype(np.float64, copy=False)
         middle = exact.mean(axis=0)
         spread = exact - middle
         constants = 2.0 * (spread @ middle) + (spread * spread).sum(axis=1)
         self._centers = centers
+        self._difference = np.empty((block, centers.shape[1]), centers.dtype)
         self._factor = np.ascontiguousarray((-2.0 * spread.T).astype(centers.dtype))
         self._constants = constants.astype(centers.dtype)
         self._lengths = np.sqrt((exact * exact).sum(axis=1))
@@ -74,20 +75,23 @@ class _Ranking:
         rank = rows @ self._factor
         rank += self._constants
         best = rank.argmin(axis=1)
-        lowest = rank[np.arange(len(rows)), best]
-        squares = _squares(rows - self._centers[best])
+        difference = self._difference[: len(rows)]
+        np.take(self._centers, best, axis=0, out=difference, mode="clip")
+        np.subtract(rows, difference, out=difference)
+        squares = _squares(difference)
         if len(self._constants) == 1:
             return squares
         # |x| <= |c| + |x - c|; twice what rounding may have added to a dot product of `width` terms, and some more.
         width, eps = rows.shape[1], float(np.finfo(rows.dtype).eps)
         slack = 2.0 * (width + 8) * eps * ((self._lengths[best] + np.sqrt(squares)) * self._reach + self._largest)
-        near = rank <= (lowest + slack)[:, None]
-        close = np.flatnonzero(near.sum(axis=1) > 1)
+        near = rank <= (rank[np.arange(len(rows)), best] + slack)[:, None]
+        close = np.flatnonzero(np.count_nonzero(near, axis=1) > 1)
         if len(close):
             for j in np.flatnonzero(near[close].any(axis=0)):
                 picked = close[near[close, j]]
                 squares[picked] = np.minimum(squares[picked], _squares(rows[picked] - self._centers[j]))
-        squares[~np.isfinite(rank).all(axis=1)] = np.inf
+        if not np.isfinite(rank.sum()):
+            squares[~np.isfinite(rank).all(axis=1)] = np.inf
         return squares
 
 

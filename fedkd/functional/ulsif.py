@@ -89,7 +89,7 @@ def choose_ulsif(
 
 
 def median_distance(x: Float[Array, "p d"], centers: Float[Array, "b d"]) -> float:
-    """Median of the distances between rows and centres, those of equal pairs left out; 1 where all are equal."""
+    """Root of the median squared distance between rows and centres, equal pairs left out; 1 where all are equal."""
     middle = centers.mean(axis=0, dtype=np.float64)
     left, right = x - middle, centers - middle
     squares = (left * left).sum(axis=1)[:, None] + (right * right).sum(axis=1) - 2.0 * left @ right.T

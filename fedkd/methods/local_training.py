@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn, optim
 from torch.nn import functional
 
+from fedkd.functional.batching import batch_starts
 from fedkd.methods.base import Context
 from fedkd.models.optimizers import make_optimizer
 from fedkd.types import Ids, Metrics
@@ -33,19 +34,15 @@ def student_optimizer(ctx: Context, model: nn.Module) -> optim.Optimizer:
 
 
 def batches(rng: np.random.Generator, size: int, batch: int, steps: int) -> Iterator[Ids]:
-    """`steps` batches of positions in range(size): one shuffled pass after another, the last of a pass may be short.
-
-    A last batch of a single position is left out of its pass: batch norm cannot train on it.
-    """
+    """`steps` batches of positions in range(size): one shuffled pass after another, cut as `batch_starts` says."""
     done = 0
     while size and done < steps:
         order = rng.permutation(size)
-        for start in range(0, size, batch):
+        for start in batch_starts(size, batch):
             if done == steps:
                 return
-            if size - start > 1 or size == 1 or batch == 1:
-                yield order[start : start + batch]
-                done += 1
+            yield order[start : start + batch]
+            done += 1
 
 
 def private_loss(ctx: Context, model: nn.Module) -> Loss:
@@ -61,7 +58,7 @@ def private_loss(ctx: Context, model: nn.Module) -> Loss:
 
 
 def distil_loss(ctx: Context, model: nn.Module, sample_ids: Ids, targets: Tensor, rows_loss: RowsLoss) -> Loss:
-    """`rows_loss` of the student's logits against `targets` (n, c) at the proxy samples `sample_ids` (n,), batch mean."""
+    """Batch mean of `rows_loss` of the student's logits against `targets` (n, c) at the proxy samples `sample_ids`."""
     assert ctx.proxy is not None  # whoever has targets has a proxy
     x = torch.from_numpy(ctx.proxy.x[sample_ids]).to(ctx.device)
     targets = targets.to(ctx.device)

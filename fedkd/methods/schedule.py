@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from fedkd.checks import check_choice, check_range
+from fedkd.functional.batching import batch_starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,10 @@ class ScheduleConfig:
 
     def num_private_steps(self, num_samples: int) -> int:
         """Private mini-batches in one round for `num_samples` private samples."""
-        return self.private_steps or self.private_epochs * math.ceil(num_samples / self.private_batch)
+        return self.private_steps or self.private_epochs * len(batch_starts(num_samples, self.private_batch))
 
     def num_distil_steps(self, num_rows: int) -> int:
         """Distillation mini-batches in one round for `num_rows` rows of knowledge; 0 where there are none."""
         if not num_rows:
             return 0
-        return self.distil_steps or self.distil_epochs * math.ceil(num_rows / self.distil_batch)
+        return self.distil_steps or self.distil_epochs * len(batch_starts(num_rows, self.distil_batch))

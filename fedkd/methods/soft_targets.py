@@ -28,7 +28,7 @@ LOGIT_LOSSES = {"mse": mse_rows, "mae": mae_rows}  # of student and teacher logi
 
 @dataclass(frozen=True, kw_only=True)
 class SoftTargetsConfig:
-    """L = private_weight * CE(private) + kd_weight * D(teacher, student), D by default tau^2 * KL(teacher || student)."""
+    """L = private_weight * CE(private) + kd_weight * D, D by default tau^2 * KL(teacher || student)."""
 
     order: str = "private_then_distil"  # or distil_then_private, or joint: both losses in each step
     temperature: float = 1.0  # tau; > 0; higher is softer. Aggregated probabilities are used as they are

@@ -56,7 +56,7 @@ def check_outputs(model: nn.Module, *, input_shape: tuple[int, ...], num_outputs
     try:
         with torch.inference_mode():
             answer = model(torch.zeros(1, *input_shape, device=device))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AssertionError) as error:  # vision transformers assert their image size
         raise ConfigError(
             f"model {name!r} cannot take inputs of shape {input_shape}: {error}; choose a model for such data",
             key="model.name",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from fedkd.errors import ConfigError
 from fedkd.models.config import ModelConfig
+
+_SMALLEST = 16  # pixels a side of which the two convolutions leave one
 
 
 def build_cnn(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
@@ -26,6 +29,12 @@ def build_cnn_wide(config: ModelConfig, *, input_shape: tuple[int, ...], num_out
 
 
 def _cnn(first: int, second: int, config: ModelConfig, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    if len(input_shape) != 3 or min(input_shape[1:]) < _SMALLEST:
+        raise ConfigError(
+            f"the cnn models need images (channels, height, width) of at least {_SMALLEST} x {_SMALLEST}, but the data "
+            f"have shape {input_shape}; set model.name to mlp or, for small images, to resnet8",
+            key="model.name",
+        )
     channels, *size = input_shape
     body = nn.Sequential(
         nn.Conv2d(channels, first, 5),

@@ -29,7 +29,8 @@ class ModelPool:
     def build(self, architecture: str) -> nn.Module:
         """A fresh module on the device; its weights come from torch's current random state."""
         model = build_model(architecture, self.config, input_shape=self.input_shape, num_outputs=self.num_outputs)
-        return model.to(self.device)
+        # Channels last: torch's CPU max pooling alone made a step of the small CNN 1.8 times slower otherwise.
+        return model.to(self.device).to(memory_format=torch.channels_last)
 
     def live(self, architecture: str, role: str) -> nn.Module:
         """The shared module of an architecture in a role ("student", "teacher", ...)."""

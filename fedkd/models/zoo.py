@@ -1,4 +1,4 @@
-"""Models of torchvision and timm by name, such as `torchvision/resnet18`, freshly initialised: no weights are loaded."""
+"""Models of torchvision and timm by name, such as `torchvision/resnet18`. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from torch import nn
 from fedkd.errors import ConfigError
 from fedkd.extras import need
 from fedkd.lookup import nearest
+
+# In training these answer with a tuple of logits, unless told not to.
+_WITHOUT_SIDE_HEADS = {"aux_logits": False, "init_weights": False}
+_OPTIONS = {"googlenet": _WITHOUT_SIDE_HEADS, "inception_v3": _WITHOUT_SIDE_HEADS}
 
 
 def build_from_library(name: str, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
@@ -25,7 +29,8 @@ def build_from_library(name: str, *, input_shape: tuple[int, ...], num_outputs: 
 
         known = models.list_models(module=models)
         _check_known(name, model_name, known)
-        model: nn.Module = models.get_model(model_name, weights=None, num_classes=num_outputs)
+        options = _OPTIONS.get(model_name, {})
+        model: nn.Module = models.get_model(model_name, weights=None, num_classes=num_outputs, **options)
     else:
         timm = need("timm", extra="vision", what=f"model {name!r}")
         _check_known(name, model_name, timm.list_models())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,7 +40,7 @@ def summarise(
         "preset": config.get("preset"),
         "method": config.get("method.name"),
         "scheme": config.get("scheme.name"),
-        "dataset": config.get("data.name"),
+        "dataset": _dataset(config),
         "partition": config.get("partition.name"),
         "skew": metrics.at(m.SKEW, SETUP_ROUND),
         "num_clients": config.get("num_clients"),
@@ -100,6 +101,12 @@ def read_summary(folder: RunFolder) -> Summary | None:
             "delete it and run `fedkd report` again, or use the fedkd that wrote it"
         )
     return dict(summary)
+
+
+def _dataset(config: Mapping[str, Any]) -> str | None:
+    """The data set's name; a run that was judged on a validation split says so."""
+    name = config.get("data.name")
+    return f"{name}[validation]" if name and config.get("data.validation") else name
 
 
 def _best(history: History, name: str, *, higher_is_better: bool | None) -> float | None:

@@ -18,9 +18,10 @@ from fedkd.lookup import resolve
 from fedkd.methods import METHODS
 from fedkd.methods.base import LocalTrainer, State
 from fedkd.methods.schedule import ScheduleConfig
+from fedkd.models.config import ModelConfig
 from fedkd.rows import Knowledge, Rows, Share
 from fedkd.types import Ids
-from tests.contract.toys import Toy, digest_of, rows, stored, trainer_of
+from tests.contract.toys import Toy, blobs, digest_of, rows, stored, trainer_of
 
 pytestmark = [pytest.mark.usefixtures("one_torch_thread"), pytest.mark.parametrize("name", METHODS)]
 
@@ -55,8 +56,9 @@ def go(trainer: LocalTrainer, toy: Toy, state: State, knowledge: Knowledge, roun
 
 
 def fitted(name: str, knowledge: Knowledge = NOTHING, *, toy: Toy | None = None) -> State:
+    """The state after a round of training; round 1, since a joint trainer waits in round 0."""
     trainer, toy = trainer_of(name), toy or Toy()
-    state, _ = trainer.fit(toy.context(), trainer.init(toy.context()), knowledge)
+    state, _ = trainer.fit(toy.context(1), trainer.init(toy.context()), knowledge)
     return state
 
 
@@ -98,18 +100,34 @@ def test_it_learns_a_toy_task(name: str) -> None:
         x, y = Toy().train.x, Toy().train.labels
         train = Samples(x, y if labels is Toy.test.labels else 1 - y)
         toy = Toy(train=train, schedule=ScheduleConfig(private_steps=20, private_batch=8))
-        state, _ = go(trainer, toy, trainer.init(toy.context()), NOTHING, range(8))
+        state, _ = go(trainer, toy, trainer.init(toy.context()), NOTHING, range(1, 9))
         said = trainer.predict(toy.context(), state, toy.test, np.arange(len(toy.test)))[0]
         assert (said.values.argmax(1) == labels).mean() > 0.95
 
 
 def test_round_zero_has_no_knowledge(name: str) -> None:
+    """A trainer trains on its own, or waits for the first aggregate; a round in which it does not wait has numbers."""
     trainer, toy = trainer_of(name), Toy()
     start = trainer.init(toy.context())
     state, metrics = trainer.fit(toy.context(), start, NOTHING)
+    assert (digest_of(state) != digest_of(start)) == bool(metrics)
+    later, more = trainer.fit(toy.context(1), state, NOTHING)
+    assert digest_of(later) != digest_of(state)
+    assert more
+    assert all(type(value) is float and np.isfinite(value) for value in (*metrics.values(), *more.values()))
+
+
+def test_batch_norm_trains_though_each_pass_would_end_in_a_batch_of_one(name: str) -> None:
+    trainer = trainer_of(name)
+    toy = Toy(train=blobs([0, 1] * 8 + [0], seed=1), model=ModelConfig(name="tests.contract.toys:normed", hidden=8))
+    assert (len(toy.train) % toy.schedule.private_batch, 13 % toy.schedule.distil_batch) == (1, 1)
+    start = trainer.init(toy.context())
+    ids = list(range(13 if trainer.space == "proxy" else toy.classes))
+    state, _ = trainer.fit(toy.context(1), start, knowledge_of(trainer, ids))
+    assert_finite(state)
     assert digest_of(state) != digest_of(start)
-    assert metrics
-    assert all(type(value) is float and np.isfinite(value) for value in metrics.values())
+    assert digest_of(stored(state)) == digest_of(state)
+    legal(trainer, speak(trainer, toy, state), toy)
 
 
 def test_one_row_of_knowledge_is_heard(name: str) -> None:

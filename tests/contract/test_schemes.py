@@ -1,5 +1,6 @@
 """What every server scheme in the table must keep."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from fedkd.experiment import Experiment
 from fedkd.functional.aggregation import softmax
 from fedkd.lookup import resolve
 from fedkd.rows import Knowledge, Rows, Share
+from fedkd.types import Array
 from tests.contract.toys import digest_of, server_context, stored
 
 pytestmark = [pytest.mark.usefixtures("one_torch_thread"), pytest.mark.parametrize("name", SCHEMES)]
@@ -24,7 +26,12 @@ def scheme_of(name: str) -> ServerScheme:
     return made
 
 
-def offered(scheme: ServerScheme, *, sizes: tuple[int, ...] = (2, 0, 1)) -> list[list[Share]]:
+def offered(
+    scheme: ServerScheme,
+    *,
+    sizes: tuple[int, ...] = (2, 0, 1),
+    weight: Callable[[Array], Array | None] = lambda _: None,
+) -> list[list[Share]]:
     """Shares of some clients, once for each space and kind that the scheme combines."""
     rng = np.random.default_rng(0)
     every = []
@@ -37,7 +44,13 @@ def offered(scheme: ServerScheme, *, sizes: tuple[int, ...] = (2, 0, 1)) -> list
                     values = softmax(values)
                 elif kind == "hard":
                     values = rng.integers(0, 2, (size, 1)).astype(np.int32)
-                spoken = Rows(space=space, kind=kind, ids=np.arange(size), values=values)  # type: ignore[arg-type]
+                spoken = Rows(
+                    space=space,  # type: ignore[arg-type]
+                    kind=kind,  # type: ignore[arg-type]
+                    ids=np.arange(size),
+                    values=values,
+                    weight=weight(values),
+                )
                 shares.append(Share(client_id=client_id, round_id=0, rows=(spoken,) if size else ()))
             every.append(shares)
     return every
@@ -95,6 +108,20 @@ def test_a_single_client_with_a_single_row_will_do(name: str) -> None:
         _, knowledge = scheme.step(server_context(), scheme.init(server_context()), shares)
         assert all(np.isfinite(rows.values).all() for rows in told(knowledge))
         assert not knowledge.seen_by(2).is_empty  # whoever did not speak hears it
+
+
+@pytest.mark.parametrize("axis", [0, slice(None)])
+def test_weights_of_both_shapes_are_understood(name: str, axis: Any) -> None:
+    """The border lets weights (n,) and (n, c) pass, whatever the kind; all ones is what no weight means."""
+    scheme = scheme_of(name)
+    plain, weighted = offered(scheme), offered(scheme, weight=lambda values: np.ones_like(values, np.float32)[:, axis])
+    for without, shares in zip(plain, weighted, strict=True):
+        _, knowledge = scheme.step(server_context(), scheme.init(server_context()), shares)
+        _, expected = scheme.step(server_context(), scheme.init(server_context()), without)
+        for made, other in zip(told(knowledge), told(expected), strict=True):
+            assert made.stream == other.stream
+            np.testing.assert_array_equal(made.ids, other.ids)
+            np.testing.assert_allclose(made.values, other.values, rtol=1e-5)
 
 
 def test_the_same_input_gives_the_same_output_and_is_not_touched(name: str) -> None:

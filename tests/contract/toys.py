@@ -124,6 +124,14 @@ def zero_linear() -> nn.Module:
     return layer
 
 
+def normed(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    """A small network that cannot train on a batch of one sample."""
+    hidden = config.hidden
+    return nn.Sequential(
+        nn.Linear(*input_shape, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, num_outputs)
+    )
+
+
 def server_context(
     *,
     round_id: int = 0,

@@ -4,12 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fedkd.errors import ConfigError
 from fedkd.exchange.dsfl import DsFl, DsFlConfig
 from fedkd.metric_names import SERVER_ACC, TEACHER_ENTROPY
+from fedkd.models.config import ModelConfig
 from fedkd.rows import Knowledge, Rows, Share
-from tests.contract.toys import FEATURES, Toy, digest_of, rows, server_context, stored
+from tests.contract.toys import FEATURES, Toy, digest_of, normed, rows, server_context, stored
 
 
 def speak(*spoken: Rows) -> list[Share]:
@@ -89,6 +91,18 @@ def test_a_second_opinion_is_not_mixed_in() -> None:
     extra = rows([0], [[0.1, 0.9]], kind="probs", variant="ema")
     _, knowledge, _ = run([*TWO, Share(client_id=2, round_id=0, rows=(extra,))])
     np.testing.assert_array_equal(knowledge.common[0].values, run(TWO)[1].common[0].values)
+
+
+def test_a_last_batch_of_one_row_is_left_out() -> None:
+    """Batch norm cannot train on it, and a server that stumbles ends the run."""
+
+    def build() -> nn.Module:
+        return normed(ModelConfig(hidden=4), input_shape=(FEATURES,), num_outputs=2)
+
+    thirteen = speak(rows(range(13), np.eye(2)[Toy.public.labels[:13]], kind="probs"))
+    scheme, ctx = DsFl(DsFlConfig(batch=6, epochs=3)), server_context(build_model=build)
+    state, _ = scheme.step(ctx, scheme.init(ctx), thirteen)
+    assert state["model"]["1.num_batches_tracked"].item() == 6  # two batches a pass
 
 
 def test_no_epoch_leaves_the_server_model_alone() -> None:

@@ -5,15 +5,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from fedkd.errors import QuorumError
 from fedkd.exchange.float_codecs import Float32, FloatConfig
 from fedkd.federation.answers import Answers
 from fedkd.federation.border import Expected
-from fedkd.federation.fleet import CohortReply
+from fedkd.federation.fleet import CohortReply, read_reply
 from fedkd.federation.messages import ClientFailure, RoundResult
 from fedkd.federation.store import StateRef
-from fedkd.federation.wire import Parcel
+from fedkd.federation.wire import DTYPES, Bundle, Parcel, pack
 from fedkd.rows import Rows, Share
 
 CODEC = Float32(FloatConfig())
@@ -104,3 +107,34 @@ def test_a_missed_quorum_gives_the_first_reasons_by_client() -> None:
     assert told.startswith("round 7: 0 good replies, need 1")
     assert "client 0: reason 0; client 1: reason 1; client 2: rows proxy/logits/main: 2 rows hold" in told
     assert told.endswith("(and 2 more)")
+
+
+REPLY = pack(Bundle("round", Parcel(), {1: answer(1, confusion=np.eye(2, dtype=np.int64))}))
+
+
+@given(st.lists(st.tuples(st.integers(0, len(REPLY) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_mutated_reply_is_sorted_in_whatever_it_says(changes: list[tuple[int, int]]) -> None:
+    data = bytearray(REPLY)
+    for at, value in changes:
+        data[at] = value
+    answers = collect(read_reply(bytes(data), [1]))
+    answers.add_missing([1], reason="silent")
+    assert [1] in (list(answers.good), list(answers.failures), list(answers.rejected))
+
+
+@given(
+    st.sampled_from(sorted(answer(1, confusion=np.eye(2, dtype=np.int64)).arrays)),
+    st.sampled_from(sorted(DTYPES, key=str)).flatmap(
+        lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3))
+    ),
+)
+def test_any_array_in_a_reply_is_taken_or_refused(name: str, array: np.ndarray) -> None:
+    parcel = answer(1, confusion=np.eye(2, dtype=np.int64))
+    parcel.arrays[name] = array
+    with np.errstate(over="ignore", invalid="ignore"):  # casts of what no honest client sends
+        answers = collect(CohortReply(Parcel(), {1: parcel}))
+    assert len(answers.good) + len(answers.rejected) == 1
+    for result in answers.good.values():
+        (rows,) = result.share.rows
+        assert np.isfinite(rows.values).all()
+        assert len(rows) == len(np.unique(rows.ids))

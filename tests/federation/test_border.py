@@ -128,6 +128,40 @@ def test_what_is_no_distribution_is_refused(first: list[float]) -> None:
     assert reason(share(rows(kind="probs", values=values))).endswith("negative or do not sum to one")
 
 
+HARD = replace(EXPECTED, kinds=frozenset({"hard"}), num_columns=5, num_classes=5)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_class_numbers_pass_in_one_column(dtype: type) -> None:
+    said = share(rows(kind="hard", values=np.array([[0], [4], [2]], dtype)))
+    assert check_share(said, 7, HARD) is said
+    nothing = share(rows(kind="hard", ids=np.zeros(0, np.int64), values=np.zeros((0, 1), dtype)))
+    assert check_share(nothing, 7, HARD) is nothing
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[0], [5], [2]], np.int32),
+        np.array([[0], [-1], [2]], np.int32),
+        np.array([[0], [2**40], [2]], np.int64),
+        np.zeros((3, 5), np.int32),
+        np.zeros((3, 0), np.int32),
+        np.array([[0], [1.5], [2]], np.float32),
+        np.array([[0], [np.nan], [2]], np.float32),
+    ],
+)
+def test_what_is_no_class_number_is_refused(values: np.ndarray) -> None:
+    told = reason(share(rows(kind="hard", values=values)), HARD)
+    assert told.endswith("hard labels are no (n, 1) class numbers from 0 to 4")
+
+
+def test_class_numbers_that_were_not_asked_for_are_refused() -> None:
+    said = share(rows(kind="hard", ids=np.array([0, 2, 4]), values=np.zeros((3, 1), np.int32)))
+    assert reason(said, HARD).endswith("rows that were not asked for")
+    assert reason(share(rows(kind="hard", values=np.zeros((3, 1), np.int32)))).endswith("kind logits or probs")
+
+
 @pytest.mark.parametrize("bad", [-0.1, 1.5, np.nan])
 def test_a_client_cannot_raise_its_voice(bad: float) -> None:
     assert reason(share(rows(weight=np.array([1, bad, 1], np.float32)))).endswith("weights are not within 0 and 1")

@@ -9,7 +9,8 @@ import pytest
 
 from fedkd.errors import BadReplyError, StateError
 from fedkd.federation import host as module
-from fedkd.federation.host import ClientHost, rows_of
+from fedkd.federation.client import rows_of
+from fedkd.federation.host import ClientHost
 from fedkd.federation.messages import CONTRIBUTE, HELLO, Job, Request, RoundRequest
 from fedkd.federation.preflight import preflight
 from fedkd.federation.store import StateRef

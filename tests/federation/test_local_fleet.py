@@ -107,6 +107,7 @@ def test_who_is_late_is_given_up_and_replaced(started: list[Worker]) -> None:
         # 5 waits behind 3, in the same child
         assert answers == GOOD | dict.fromkeys((3, 5), "no reply within 3 s")
         assert ask(fleet) == GOOD
+    assert len(started) == 3  # nobody was started for 5, for whom it was too late
 
 
 def test_a_message_that_nobody_waits_for_any_more_is_abandoned(started: list[Worker]) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fedkd.errors import BadReplyError
 from fedkd.exchange.float_codecs import Float16, Float32, FloatConfig
-from fedkd.federation.messages import Contribution, Job, RoundRequest, RoundResult, SetupResult
+from fedkd.federation.messages import Job, RoundRequest, RoundResult
+from fedkd.federation.setup_messages import Contribution, SetupResult
 from fedkd.federation.store import StateRef
 from fedkd.federation.wire import Bundle, Parcel, pack, unpack
 from fedkd.rows import Extra, Knowledge, Rows, Share

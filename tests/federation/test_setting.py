@@ -16,7 +16,8 @@ from fedkd.federation.fleet import CohortReply
 from fedkd.federation.local_fleet import LocalFleet
 from fedkd.federation.messages import ClientFailure, Job
 from fedkd.federation.preflight import preflight
-from fedkd.federation.setting import Setting, SetUp
+from fedkd.federation.set_up import SetUp
+from fedkd.federation.setting import Setting
 from fedkd.federation.wire import Parcel
 from fedkd.federation.workspace import Node, Workspace
 from tests.harness import Message, WatchedFleet, experiment

@@ -10,12 +10,16 @@ from fedkd.data.config import DataConfig
 from fedkd.data.contribution import split_contribution
 from fedkd.data.digits import load_digits
 from fedkd.data.partitions import Strong, StrongConfig
-from fedkd.errors import DataError
+from fedkd.errors import ConfigError, DataError
+from fedkd.experiment import SelectionConfig
+from fedkd.filters import FILTERS
 from fedkd.filters.base import Filter
+from fedkd.filters.features import FeatureMap
 from fedkd.filters.kmeans import KMeansConfig, KMeansFilter
 from fedkd.filters.oracle import Oracle, OracleConfig
-from fedkd.filters.selection import SCORE_BINS, Selection, select
-from fedkd.types import Array, Mask
+from fedkd.filters.selection import OWN_MARGIN, SCORE_BINS, WEIGHT_FLOOR, Selection, select
+from fedkd.lookup import resolve
+from fedkd.types import Array
 
 
 @final
@@ -38,6 +42,10 @@ class Recorder(Filter):
     def score(self, proxy: Samples) -> Array:
         self.calls.append(("score", proxy))
         return proxy.x.reshape(len(proxy), -1)[:, 0]
+
+    def margin(self, proxy: Samples) -> Array:
+        self.calls.append(("margin", proxy))
+        return proxy.x.reshape(len(proxy), -1)[:, 0] - 0.5
 
     @property
     def threshold(self) -> float:
@@ -62,11 +70,84 @@ def test_own_samples_are_accepted_unseen() -> None:
     assert selection.accepted.tolist() == [True, True, False, True]
     assert selection.threshold == 0.5
     assert 0.1 not in recorder.shown("score")
+    assert 0.1 not in recorder.shown("margin")
+    np.testing.assert_allclose(selection.margin, [OWN_MARGIN, 0.2, -0.3, 0.4], rtol=1e-6)
+    assert selection.margin.dtype == np.float32
+    assert selection.weight is None
 
 
 def test_without_the_stage_own_samples_are_tested_like_the_rest() -> None:
     selection = run(Recorder(), column(*range(10)), column(0.1, 0.7, 0.2, 0.9), [0, 1], own_sample_stage=False)
     assert selection.accepted.tolist() == [False, True, False, True]
+    np.testing.assert_allclose(selection.margin, [-0.4, 0.2, -0.3, 0.4], rtol=1e-6)
+
+
+def test_soft_weights_take_the_place_of_the_mask() -> None:
+    proxy = column(0.1, 0.5, 0.6, 0.05, 0.0)
+    selection = run(Recorder(), column(*range(10)), proxy, [0], rule="soft", softness=0.1)
+    weight = 1 / (1 + np.exp(-(proxy.x[:, 0] - 0.5) / 0.1))
+    assert weight[3] > WEIGHT_FLOOR > weight[4]
+    assert selection.weight is not None
+    np.testing.assert_allclose(selection.weight, [1.0, *weight[1:4], 0.0], rtol=1e-5)
+    assert selection.weight.dtype == np.float32
+    assert selection.accepted.tolist() == [True, True, True, True, False]
+
+
+def test_hard_weights_are_the_mask() -> None:
+    proxy = column(0.1, 0.4999, 0.5001, 0.9)
+    soft = run(Recorder(), column(*range(10)), proxy, [], rule="soft", softness=1e-6)
+    assert soft.accepted.tolist() == run(Recorder(), column(*range(10)), proxy, []).accepted.tolist()
+    assert soft.weight is not None
+    assert soft.weight.tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("stage", [True, False])
+def test_for_the_nearest_rule_a_client_offers_all_its_margins(stage: bool) -> None:
+    selection = run(Recorder(), column(*range(10)), column(0.1, 0.7), [0], rule="nearest", own_sample_stage=stage)
+    assert selection.accepted.tolist() == [True, True]
+    np.testing.assert_allclose(selection.margin, [OWN_MARGIN if stage else -0.4, 0.2], rtol=1e-6)
+    assert selection.weight is None
+
+
+@pytest.mark.parametrize("name", ["kulsif", "ulsif"])
+def test_histograms_of_ratios_show_their_share_of_ratio_and_threshold(name: str) -> None:
+    cls = resolve(FILTERS, name, what="filter")
+    rng = np.random.default_rng(0)
+    private, proxy = Samples(rng.normal(size=(200, 3))), Samples(rng.normal(size=(100, 3)) * 2)
+    filter = cls(cls.Config(), seed=0)
+    selection = run(filter, private, proxy, [0], own_sample_stage=False)
+    others = Samples(proxy.x[1:])
+    expected = np.histogram(filter.score(others) / (filter.score(others) + filter.threshold), SCORE_BINS)[0]
+    np.testing.assert_array_equal(selection.score_proxy_counts, expected)
+    assert selection.threshold == 0.5
+    assert selection.score_proxy_counts[16:].sum() == selection.accepted[1:].sum()  # the upper half is accepted
+    assert selection.score_holdout_counts.sum() == 40
+
+
+def test_a_feature_map_is_fitted_on_the_proxy_set_and_applied_to_all() -> None:
+    shown: list[Samples] = []
+
+    class Doubled(FeatureMap):
+        def fit(self, proxy: Samples) -> Doubled:
+            shown.append(proxy)
+            return self
+
+        def transform(self, x: Array) -> Array:
+            return np.repeat(2 * x, 2, axis=1)
+
+    recorder = Recorder()
+    proxy = Samples(np.array([[0.1], [0.3]]), np.array([0, 1]))
+    selection = run(recorder, column(*range(10)), proxy, [], feature_map=Doubled())
+    assert [samples.y for samples in shown] == [None]
+    np.testing.assert_array_equal(shown[0].x, proxy.x)
+    assert selection.accepted.tolist() == [False, True]
+    assert recorder.shown("fit").shape == (8, 2)
+    assert set(recorder.shown("fit").ravel()) <= set(range(0, 20, 2))
+
+
+def test_a_filter_may_accept_nothing() -> None:
+    selection = run(Recorder(), column(*range(10)), column(0.1, 0.2), [])
+    assert not selection.accepted.any()
 
 
 def test_histograms_count_the_hold_out_and_the_samples_of_others() -> None:
@@ -124,7 +205,8 @@ def test_every_sample_own_or_no_sample_at_all() -> None:
     everything = run(KMeansFilter(KMeansConfig(), seed=0), private, column(0.1, 9.0), [0, 1])
     assert everything.accepted.tolist() == [True, True]
     assert everything.score_proxy_counts.sum() == 0
-    assert run(KMeansFilter(KMeansConfig(), seed=0), private, column(), []).accepted.shape == (0,)
+    with pytest.raises(DataError, match="proxy set is empty"):
+        run(KMeansFilter(KMeansConfig(), seed=0), private, column(), [])
 
 
 @pytest.mark.parametrize("scores", [[[0.1], [0.2]], [0.1], [0.1, float("nan")]])
@@ -133,11 +215,14 @@ def test_a_filter_without_one_finite_score_per_sample_is_refused(scores: list[fl
         def score(self, proxy: Samples) -> Array:
             return np.array(scores)
 
-        def accept(self, proxy: Samples) -> Mask:
-            return np.ones(len(proxy), np.bool_)
+    class Unmeasured(Recorder):  # type: ignore[misc]
+        def margin(self, proxy: Samples) -> Array:
+            return np.array(scores)
 
     with pytest.raises(DataError, match="filter Broken returned scores"):
         run(Broken(), column(*range(10)), column(0.1, 0.2), [])
+    with pytest.raises(DataError, match="filter Unmeasured returned margins"):
+        run(Unmeasured(), column(*range(10)), column(0.1, 0.2), [])
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +274,20 @@ def test_selecting_again_gives_the_same_mask_so_once_is_enough() -> None:
     first, second = (run(KMeansFilter(KMeansConfig(), seed=1), data.train, data.test, [3, 7]) for _ in range(2))
     np.testing.assert_array_equal(first.accepted, second.accepted)
     assert first.threshold == second.threshold
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rule": "sof"}, "did you mean 'soft'"),
+        ({"softness": 0.0}, "greater than 0"),
+        ({"features": "pixel"}, "did you mean 'pixels'"),
+        ({"feature_dim": 0}, "at least 1"),
+        ({"features": "checkpoint", "checkpoint": "net.safetensors"}, "torchvision name"),
+        ({"features": "checkpoint", "checkpoint": "net.pth", "feature_model": "resnet18"}, "safetensors"),
+    ],
+)
+def test_bad_keys_of_the_group_are_refused(options: dict[str, Any], said: str) -> None:
+    assert SelectionConfig(rule="nearest", features="pca", softness=2.0).feature_dim == 64
+    with pytest.raises(ConfigError, match=said):
+        SelectionConfig(**options)

@@ -29,6 +29,11 @@ def test_era_at_a_tenth_by_hand() -> None:
 def test_era_tends_to_the_one_hot_of_the_mean() -> None:
     probs = np.array([[0.34, 0.33, 0.33], [0.1, 0.2, 0.7]])
     np.testing.assert_allclose(entropy_reduction(probs, temperature=1e-4), [[1, 0, 0], [0, 0, 1]], atol=1e-12)
+    for dtype in (np.float32, np.float64):
+        limit = entropy_reduction(probs.astype(dtype), temperature=1e-30)
+        np.testing.assert_array_equal(limit, [[1, 0, 0], [0, 0, 1]])
+    undecided = entropy_reduction(np.array([[0.5, 0.5]]), temperature=1e-30)
+    np.testing.assert_array_equal(undecided, [[0.5, 0.5]])  # of equals, none wins
 
 
 def test_era_at_one_is_not_the_mean_itself() -> None:

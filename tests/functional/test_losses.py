@@ -1,9 +1,18 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from fedkd.functional.losses import class_sums, masked_mean, soft_target_loss, soft_target_rows
+from fedkd.functional.losses import (
+    class_sums,
+    mae_rows,
+    masked_mean,
+    mse_rows,
+    soft_cross_entropy_rows,
+    soft_target_loss,
+    soft_target_rows,
+)
 
 LN2, LN3 = math.log(2), math.log(3)
 KL_THREE_QUARTERS = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)  # KL([.75, .25] || [.5, .5])
@@ -63,6 +72,51 @@ def test_empty_input_gives_zero_with_a_gradient_path() -> None:
     assert loss.item() == 0.0
     assert student.grad is not None
     assert student.grad.shape == (0, 3)
+
+
+@pytest.mark.parametrize(("tau", "factor"), [(1.0, 1.0), (2.0, 4.0)])
+def test_soft_cross_entropy_by_hand(tau: float, factor: float) -> None:
+    student, target = torch.tensor([[tau * LN3, 0.0], [0.0, 0.0]]), torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    rows = soft_cross_entropy_rows(student, target, temperature=tau)
+    first = -0.5 * math.log(0.75) - 0.5 * math.log(0.25)
+    assert rows.tolist() == pytest.approx([factor * first, factor * LN2], rel=1e-6)
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+def test_soft_cross_entropy_has_the_gradient_of_kl_and_adds_the_entropy_of_the_target(tau: float) -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -7.0]])
+    target = torch.tensor([[0.2, 0.3, 0.5], [0.0, 1.0, 0.0]])
+    gradients, losses = [], []
+    for loss in (soft_target_rows, soft_cross_entropy_rows):
+        student = logits.clone().requires_grad_()
+        rows = loss(student, target, temperature=tau)
+        rows.sum().backward()
+        assert student.grad is not None
+        gradients.append(student.grad)
+        losses.append(rows.detach())
+    torch.testing.assert_close(gradients[1], gradients[0])
+    torch.testing.assert_close(gradients[0], tau * ((logits / tau).softmax(-1) - target))
+    entropy = torch.special.entr(target).sum(-1)
+    torch.testing.assert_close(losses[1] - losses[0], tau**2 * entropy)
+
+
+def test_differences_of_logits_by_hand() -> None:
+    student, teacher = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 7.0], [0.0] * 3])
+    assert mse_rows(student, teacher).tolist() == pytest.approx([(0 + 4 + 16) / 3, 0])
+    assert mae_rows(student, teacher).tolist() == pytest.approx([(0 + 2 + 4) / 3, 0])
+
+
+@pytest.mark.parametrize(("loss", "slope"), [(mse_rows, [-2 / 3 * 2, 2 / 3]), (mae_rows, [-1 / 3, 1 / 3])])
+def test_gradients_of_differences_of_logits(loss: Any, slope: list[float]) -> None:
+    student = torch.tensor([[0.0, 1.0, 5.0]], requires_grad=True)
+    loss(student, torch.tensor([[2.0, 0.0, 5.0]])).sum().backward()
+    assert student.grad is not None
+    assert student.grad[0].tolist() == pytest.approx([*slope, 0.0])
+
+
+@pytest.mark.parametrize("loss", [mse_rows, mae_rows])
+def test_no_rows_have_no_loss(loss: Any) -> None:
+    assert loss(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)
 
 
 def test_masked_mean_divides_by_what_is_kept() -> None:

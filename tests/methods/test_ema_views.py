@@ -16,7 +16,8 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 def fit(toy: Toy, knowledge: Knowledge | None = None, **options: Any) -> State:
     trainer = EmaViews(EmaViewsConfig(**options))
-    state, _ = trainer.fit(toy.context(), trainer.init(toy.context()), knowledge or Knowledge())
+    # Round 1: joint training takes no step before the first aggregate.
+    state, _ = trainer.fit(toy.context(1), trainer.init(toy.context()), knowledge or Knowledge())
     return state
 
 
@@ -26,6 +27,16 @@ def test_class_weights_by_hand() -> None:
     np.testing.assert_allclose(weights, [1, 5 / 11, 2 / 11], rtol=1e-6)
     assert weights.dtype == np.float32
     assert class_weights(np.array([4, 4]), smoothing=2.0).tolist() == [1, 1]
+
+
+def test_the_first_round_waits_for_the_first_aggregate_unless_the_private_part_has_its_own_phase() -> None:
+    for order, is_trained in (("joint", False), ("private_then_distil", True)):
+        trainer, ctx = EmaViews(EmaViewsConfig(order=order)), Toy().context()
+        start = trainer.init(ctx)
+        state, metrics = trainer.fit(ctx, start, Knowledge())
+        for view in ("student", "ema"):
+            assert (digest_of(state[view]) != digest_of(start[view])) == is_trained
+        assert bool(metrics) == is_trained
 
 
 def test_both_views_are_shared_with_the_weights_of_the_client() -> None:

@@ -37,12 +37,18 @@ def test_a_share_is_the_mean_logits_of_each_class_held() -> None:
 
 
 def test_sums_run_over_all_batches_of_the_round_and_start_anew() -> None:
-    toy = Toy(train=blobs([2, 0, 2, 2], seed=5), classes=4, schedule=ScheduleConfig(private_epochs=3, private_batch=3))
+    toy = Toy(train=blobs([2, 0, 2, 2], seed=5), classes=4, schedule=ScheduleConfig(private_epochs=3, private_batch=2))
     state, share = round_of(toy)
     assert share.rows[0].columns["count"].tolist() == [3, 9]
     trainer = FederatedDistillation(FdConfig())
     state, _ = trainer.fit(toy.context(1), state, Knowledge())
     assert state["counts"].tolist() == [3, 0, 9, 0]
+
+
+def test_a_sample_that_its_pass_leaves_out_is_not_counted() -> None:
+    toy = Toy(train=blobs([2, 0, 2, 2], seed=5), classes=4, schedule=ScheduleConfig(private_epochs=2, private_batch=3))
+    state, _ = round_of(toy)  # two passes of one batch of three: the last of four samples would be a batch of its own
+    assert state["counts"].sum() == 6
 
 
 def test_before_any_training_there_is_nothing_to_say() -> None:

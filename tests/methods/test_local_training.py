@@ -1,3 +1,4 @@
+import functools
 from typing import Any
 
 import numpy as np
@@ -5,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
-from fedkd.methods.local_training import batches, distil_loss, private_loss, train_round
+from fedkd.functional.losses import soft_target_rows
+from fedkd.methods.local_training import batches, distil_loss, private_loss, student_optimizer, train_round
 from fedkd.methods.schedule import ScheduleConfig
 from fedkd.types import Ids, Metrics
 from tests.contract.toys import Toy, zero_linear
@@ -18,6 +20,7 @@ class Scalar(nn.Module):
         super().__init__()
         self.w = nn.Parameter(torch.zeros(()))
         self.calls: list[str] = []
+        self.heard: list[list[int]] = []
 
     def private(self, index: Ids) -> Tensor:
         self.calls.append("p" if self.training else "in evaluation mode")
@@ -25,17 +28,25 @@ class Scalar(nn.Module):
 
     def distil(self, index: Ids) -> Tensor:
         self.calls.append("d")
+        self.heard.append(index.tolist())
         return (self.w + 3) ** 2 / 2
 
 
 def run(
-    order: str, *, steps: int = 2, closing: bool = False, known: bool = True, **options: Any
+    order: str,
+    *,
+    steps: int = 2,
+    round_id: int = 1,
+    closing: bool = False,
+    known: bool = True,
+    repeat: bool = False,
+    **options: Any,
 ) -> tuple[Scalar, Metrics]:
     model = Scalar()
     model.eval()  # as whoever predicted with it may have left it
-    plan = ScheduleConfig(private_steps=steps, distil_steps=steps)
+    plan = ScheduleConfig(private_steps=steps, distil_steps=steps, distil_batch=2, repeat_batch=repeat)
     metrics = train_round(
-        Toy(schedule=plan).context(closing=closing),
+        Toy(schedule=plan).context(round_id, closing=closing),
         model,
         optim.SGD(model.parameters(), lr=0.1),
         order=order,
@@ -48,10 +59,25 @@ def run(
 
 
 def test_batches_cover_every_position_once_per_pass() -> None:
-    made = list(batches(np.random.default_rng(0), 5, 2, 6))
-    assert [len(batch) for batch in made] == [2, 2, 1, 2, 2, 1]
-    assert sorted(np.concatenate(made[:3])) == sorted(np.concatenate(made[3:])) == list(range(5))
+    made = list(batches(np.random.default_rng(0), 8, 3, 6))
+    assert [len(batch) for batch in made] == [3, 3, 2, 3, 3, 2]
+    assert sorted(np.concatenate(made[:3])) == sorted(np.concatenate(made[3:])) == list(range(8))
     assert np.concatenate(made[:3]).tolist() != np.concatenate(made[3:]).tolist()
+
+
+def test_a_lone_last_position_is_left_out_of_its_pass_and_drawn_in_others() -> None:
+    made = list(batches(np.random.default_rng(0), 5, 2, 20))
+    assert [len(batch) for batch in made] == [2] * 20
+    for first, second in zip(made[::2], made[1::2], strict=True):
+        assert len({*first.tolist(), *second.tolist()}) == 4
+    assert set(np.concatenate(made)) == set(range(5))
+
+
+@pytest.mark.parametrize(("size", "batch"), [(1, 4), (3, 1)])
+def test_batches_of_one_stay_where_there_are_no_others(size: int, batch: int) -> None:
+    made = list(batches(np.random.default_rng(0), size, batch, 2 * size))
+    assert [len(each) for each in made] == [1] * 2 * size
+    assert sorted(np.concatenate(made[:size])) == list(range(size))
 
 
 def test_batches_end_after_the_asked_number() -> None:
@@ -97,6 +123,23 @@ def test_without_knowledge_only_the_private_part_is_trained(order: str) -> None:
     assert metrics.keys() == {"private_loss"}
 
 
+def test_a_joint_first_round_takes_no_step_on_private_data_alone() -> None:
+    """A model that starts on its own few classes saturates, and collapses under the first aggregate."""
+    model, metrics = run("joint", round_id=0, known=False)
+    assert model.calls == []
+    assert metrics == {}
+    assert model.w.item() == 0.0
+
+
+@pytest.mark.parametrize("order", ["private_then_distil", "distil_then_private"])
+def test_other_orders_train_on_private_data_from_the_start(order: str) -> None:
+    assert run(order, round_id=0, known=False)[0].calls == ["p", "p"]
+
+
+def test_a_joint_first_round_with_knowledge_has_nothing_to_wait_for() -> None:
+    assert run("joint", round_id=0)[0].calls == ["p", "d", "p", "d"]
+
+
 @pytest.mark.parametrize("order", ["private_then_distil", "distil_then_private", "joint"])
 def test_the_closing_message_digests_only(order: str) -> None:
     model, metrics = run(order, closing=True)
@@ -114,6 +157,24 @@ def test_closing_without_knowledge_does_nothing() -> None:
 def test_metrics_are_means_over_the_steps() -> None:
     _, metrics = run("joint", steps=2, known=False)
     assert metrics["private_loss"] == pytest.approx((0.5 + 0.9**2 / 2) / 2)
+
+
+@pytest.mark.parametrize("order", ["private_then_distil", "distil_then_private", "joint"])
+def test_one_batch_for_all_distillation_steps_of_a_round(order: str) -> None:
+    (plain, metrics), (model, _) = run(order, steps=4), run(order, steps=4, repeat=True)
+    assert model.calls == plain.calls  # as many steps as otherwise
+    assert [len(index) for index in model.heard] == [2] * 4
+    assert model.heard == model.heard[:1] * 4
+    assert plain.heard[0] != plain.heard[1]
+    assert metrics.keys() == {"private_loss", "distil_loss"}
+    others = [run(order, steps=4, repeat=True, round_id=i)[0].heard[0] for i in range(2, 6)]
+    assert any(index != model.heard[0] for index in others)  # another round, another batch
+
+
+def test_the_learning_rate_is_that_of_the_round() -> None:
+    toy = Toy(schedule=ScheduleConfig(lr=0.1, lr_gamma=0.5, lr_every=2))
+    rates = [student_optimizer(toy.context(i), nn.Linear(1, 1)).param_groups[0]["lr"] for i in range(5)]
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025])
 
 
 def test_whoever_follows_is_called_after_each_step() -> None:
@@ -139,8 +200,16 @@ def test_the_distillation_loss_meets_each_sample_with_its_own_target() -> None:
         model.weight[0] = torch.tensor([1.0, 0.0, 0.0, 0.0])
     ids = np.array([2, 9, 4])
     answers = model(torch.from_numpy(Toy.public.x[ids])).detach()
-    loss = distil_loss(Toy().context(), model, ids, (answers / 2).softmax(-1), temperature=2.0)
+    at_two = functools.partial(soft_target_rows, temperature=2.0)
+    loss = distil_loss(Toy().context(), model, ids, (answers / 2).softmax(-1), at_two)
     assert loss(np.array([0, 1, 2])).item() == pytest.approx(0.0, abs=1e-5)
     assert loss(np.array([1])).item() == pytest.approx(0.0, abs=1e-5)
-    shuffled = distil_loss(Toy().context(), model, ids[[1, 0, 2]], (answers / 2).softmax(-1), temperature=2.0)
+    shuffled = distil_loss(Toy().context(), model, ids[[1, 0, 2]], (answers / 2).softmax(-1), at_two)
     assert shuffled(np.array([0, 1])).item() > 0.1
+
+
+def test_the_distillation_loss_is_the_mean_of_the_rows() -> None:
+    targets = torch.tensor([[1.0, 3.0], [0.0, 5.0]])
+    loss = distil_loss(Toy().context(), zero_linear(), np.array([2, 9]), targets, lambda z, t: (t - z).sum(-1))
+    assert loss(np.array([0, 1])).item() == pytest.approx((4 + 5) / 2)
+    assert loss(np.array([1])).item() == pytest.approx(5)

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 from fedkd.errors import ConfigError
-from fedkd.functional.aggregation import softmax
+from fedkd.functional.aggregation import row_entropy, softmax
 from fedkd.methods.base import State
 from fedkd.methods.local_training import ORDERS
 from fedkd.methods.schedule import ScheduleConfig
@@ -16,6 +17,8 @@ from tests.contract.toys import FEATURES, Toy, digest_of, rows
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
+LN3 = math.log(3)
+ONE_STEP = ScheduleConfig(distil_steps=1, distil_batch=6, lr=1.0, momentum=0.0)
 NOTHING = Knowledge()
 TAUGHT = Knowledge(common=(rows(range(6), [[4.0 * i - 9, 1.0] for i in range(6)]),))
 
@@ -124,14 +127,40 @@ def predict(state: State, **options: Any) -> tuple[Rows, ...]:
     return trainer.predict(Toy().context(), state, Toy.test, np.arange(len(Toy.test)))
 
 
-def test_the_payload_is_logits_or_their_softmax() -> None:
+@pytest.mark.parametrize("payload", ["logits", "probs", "hard"])
+def test_predictions_are_logits_whatever_is_shared(payload: str) -> None:
     state, _ = fit()
-    (logits,), (probs,) = predict(state), predict(state, payload="probs")
-    assert (logits.kind, probs.kind) == ("logits", "probs")
-    np.testing.assert_allclose(probs.values, softmax(logits.values))
-    np.testing.assert_allclose(probs.values.sum(1), 1, rtol=1e-6)
-    assert SoftTargets(SoftTargetsConfig(payload="probs")).kinds == {"probs"}
-    assert SoftTargets(SoftTargetsConfig()).kinds == {"logits"}
+    (logits,), (same,) = predict(state), predict(state, payload=payload)
+    assert same.kind == "logits"
+    np.testing.assert_array_equal(same.values, logits.values)
+    assert SoftTargets(SoftTargetsConfig(payload=payload)).kinds == {payload}
+
+
+def shared(payload: str) -> Rows:
+    """What becomes of three rows of logits."""
+    said = rows([0, 4, 9], [[LN3, 0.0], [-2.0, 5.0], [1.0, 1.0]])
+    trainer = SoftTargets(SoftTargetsConfig(payload=payload))
+    (made,) = trainer.share(Toy().context(4), {}, (said,)).rows
+    np.testing.assert_array_equal(made.ids, said.ids)
+    assert (made.kind, made.variant, made.weight) == (payload, "", None)
+    return made
+
+
+def test_logits_are_shared_as_they_are() -> None:
+    np.testing.assert_array_equal(shared("logits").values, np.float32([[LN3, 0.0], [-2.0, 5.0], [1.0, 1.0]]))
+
+
+def test_probabilities_are_the_softmax_of_the_logits() -> None:
+    made = shared("probs")
+    np.testing.assert_allclose(made.values[[0, 2]], [[0.75, 0.25], [0.5, 0.5]], rtol=1e-6)
+    np.testing.assert_allclose(made.values.sum(1), 1, rtol=1e-6)
+    assert made.values.dtype == np.float32
+
+
+def test_hard_labels_are_the_class_of_the_largest_logit() -> None:
+    made = shared("hard")
+    assert made.values.tolist() == [[0], [1], [0]]  # of equals, the first
+    assert made.values.dtype == np.int32
 
 
 def test_all_rows_are_shared_without_weights() -> None:
@@ -141,6 +170,68 @@ def test_all_rows_are_shared_without_weights() -> None:
     assert said[0].weight is None
 
 
+def test_an_answer_to_hard_labels_teaches_as_probabilities_do() -> None:
+    votes = Knowledge(common=(rows(range(3), [[0.75, 0.25], [0.0, 1.0], [0.5, 0.5]], kind="probs"),))
+    assert digest_of(fit(knowledge=votes, payload="hard")[0]) == digest_of(fit(knowledge=votes, payload="probs")[0])
+
+
+def one_step(**options: Any) -> tuple[torch.Tensor, float]:
+    """How the last bias moves in one plain SGD step of size 1 on all of TAUGHT, and the loss before it."""
+    start = SoftTargets(SoftTargetsConfig()).init(Toy().context())
+    state, metrics = fit(start, closing=True, plan=ONE_STEP, **options)
+    moved: torch.Tensor = state["student"]["3.bias"] - start["student"]["3.bias"]
+    return moved, metrics["distil_loss"]
+
+
+def differences() -> np.ndarray:
+    """Student logits less teacher logits before any training."""
+    trainer, ctx = SoftTargets(SoftTargetsConfig()), Toy().context()
+    (said,) = trainer.predict(ctx, trainer.init(ctx), Toy.public, np.arange(6))
+    return said.values - TAUGHT.common[0].values
+
+
+@pytest.mark.parametrize("tau", [1.0, 3.0])
+def test_soft_cross_entropy_moves_the_student_as_kl_does(tau: float) -> None:
+    (kl_way, kl), (ce_way, ce) = one_step(temperature=tau), one_step(temperature=tau, loss="soft_ce")
+    torch.testing.assert_close(ce_way, kl_way, atol=1e-6, rtol=1e-5)
+    entropy = row_entropy(softmax(TAUGHT.common[0].values, temperature=tau)).mean()
+    assert ce - kl == pytest.approx(tau**2 * entropy, rel=1e-4)
+
+
+def test_squared_difference_of_logits_by_hand() -> None:
+    moved, loss = one_step(loss="mse")
+    assert loss == pytest.approx((differences() ** 2).mean(), rel=1e-5)
+    expected = -differences().mean(0)  # a row's gradient is 2 (z - t) / c with two classes
+    np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_absolute_difference_of_logits_by_hand() -> None:
+    moved, loss = one_step(loss="mae")
+    assert loss == pytest.approx(np.abs(differences()).mean(), rel=1e-5)
+    np.testing.assert_allclose(moved, -np.sign(differences()).mean(0) / 2, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae"])
+def test_losses_on_logits_know_no_temperature(loss: str) -> None:
+    assert digest_of(fit(loss=loss)[0]) == digest_of(fit(loss=loss, temperature=3.0)[0])
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae"])
+@pytest.mark.parametrize("payload", ["probs", "hard"])
+def test_losses_on_logits_need_logits(loss: str, payload: str) -> None:
+    with pytest.raises(ConfigError, match=r"set method.payload = 'logits' or method.loss = 'kl'") as caught:
+        SoftTargetsConfig(loss=loss, payload=payload)
+    assert caught.value.key == "loss"
+
+
+def test_joint_training_waits_for_the_first_aggregate() -> None:
+    trainer, ctx = SoftTargets(SoftTargetsConfig(order="joint")), Toy().context()
+    start = trainer.init(ctx)
+    state, metrics = trainer.fit(ctx, start, NOTHING)
+    assert digest_of(state) == digest_of(start)
+    assert metrics == {}
+
+
 def test_the_student_is_the_configured_model() -> None:
     state = SoftTargets(SoftTargetsConfig()).init(Toy().context())
     assert state["student"]["1.weight"].shape == (8, FEATURES)
@@ -148,7 +239,14 @@ def test_the_student_is_the_configured_model() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("order", "both"), ("temperature", 0.0), ("private_weight", -1.0), ("kd_weight", -1.0), ("payload", "hard")],
+    [
+        ("order", "both"),
+        ("temperature", 0.0),
+        ("private_weight", -1.0),
+        ("kd_weight", -1.0),
+        ("loss", "huber"),
+        ("payload", "one_hot"),
+    ],
 )
 def test_values_out_of_range_are_refused(key: str, value: Any) -> None:
     with pytest.raises(ConfigError) as caught:

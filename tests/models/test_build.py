@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.errors import ConfigError
+from fedkd.models import LIBRARIES, zoo
 from fedkd.models.build import build_model, check_outputs
 from fedkd.models.config import ModelConfig
 
@@ -70,6 +71,37 @@ def test_the_wrong_number_of_outputs_is_refused() -> None:
 def test_an_input_that_the_model_cannot_take_is_refused(model: nn.Module) -> None:
     with pytest.raises(ConfigError, match=r"cannot take inputs of shape \(1, 3, 3\)"):
         check_outputs(model, input_shape=(1, 3, 3), num_outputs=3, name="x")
+
+
+class Square(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        torch._assert(x.shape[-1] == 224, "Wrong image width!")  # as vision transformers do
+        return x
+
+
+def test_a_model_that_asserts_its_input_size_is_refused_as_others_are() -> None:
+    with pytest.raises(ConfigError, match=r"cannot take inputs of shape \(1, 3, 3\): Wrong image width!") as caught:
+        check_outputs(Square(), input_shape=(1, 3, 3), num_outputs=3, name="x")
+    assert caught.value.key == "model.name"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_name_with_a_library_is_built_by_it(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def from_library(name: str, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+        asked.append((name, input_shape, num_outputs))
+        return nn.Identity()
+
+    monkeypatch.setattr(zoo, "build_from_library", from_library)
+    build(f"{library}/resnet18")
+    build(f"{library}/resnet18", num_outputs=7)
+    assert asked == [(f"{library}/resnet18", (1, 2, 2), 3), (f"{library}/resnet18", (1, 2, 2), 7)]
+
+
+def test_an_unknown_library_is_no_model() -> None:
+    with pytest.raises(ConfigError, match="'torchvison/resnet18', which is no model here"):
+        build("torchvison/resnet18")
 
 
 def test_an_answer_that_is_no_tensor_is_refused() -> None:

@@ -10,7 +10,9 @@ from fedkd.data.base import Samples
 from fedkd.filters import FILTERS
 from fedkd.filters.base import Filter
 from fedkd.filters.kmeans import KMeansConfig, KMeansFilter
+from fedkd.filters.kulsif import KulsifConfig, KulsifFilter
 from fedkd.filters.selection import select
+from fedkd.filters.ulsif import UlsifConfig, UlsifFilter
 from fedkd.lookup import resolve
 from fedkd.types import Array
 
@@ -38,12 +40,16 @@ def test_scores_lie_in_range_and_a_sample_is_judged_alone(
     name: str, private: Samples, holdout: Samples, proxy: Samples
 ) -> None:
     filter = make(name, private, holdout)
-    scores, accepted = filter.score(proxy), filter.accept(proxy)
-    assert scores.shape == accepted.shape == (len(proxy),)
-    assert ((scores >= 0) & (scores <= 1)).all()
+    scores, margins, accepted = filter.score(proxy), filter.margin(proxy), filter.accept(proxy)
+    assert scores.shape == margins.shape == accepted.shape == (len(proxy),)
+    assert np.isfinite(scores).all()
+    assert np.isfinite(margins).all()
+    if filter.has_unit_scores:
+        assert ((scores >= 0) & (scores <= 1)).all()
+    np.testing.assert_array_equal(accepted, margins >= 0)
     order = np.random.default_rng(0).permutation(len(proxy))[: len(proxy) // 2]
     np.testing.assert_array_equal(filter.score(proxy.take(order)), scores[order])
-    np.testing.assert_array_equal(filter.accept(proxy.take(order)), accepted[order])
+    np.testing.assert_array_equal(filter.margin(proxy.take(order)), margins[order])
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -54,13 +60,36 @@ def test_whoever_scores_higher_is_accepted_too(name: str, private: Samples, hold
     scores, accepted = filter.score(proxy), filter.accept(proxy)
     if accepted.any() and not accepted.all():
         assert scores[accepted].min() >= scores[~accepted].max()
+    by_margin = np.lexsort((scores, filter.margin(proxy)))  # margins end at -1e6, where scores may still differ
+    assert (np.diff(scores[by_margin]) >= 0).all()
+
+
+@pytest.mark.parametrize("rule", ["quantile", "per_centroid"])
+@SLOW
+@given(private=samples(), holdout=samples(), quantile=st.floats(0.01, 1.0))
+def test_at_least_q_of_the_hold_out_is_accepted(rule: str, private: Samples, holdout: Samples, quantile: float) -> None:
+    config = KMeansConfig(quantile=quantile, threshold_rule=rule)
+    kmeans = KMeansFilter(config, seed=0).fit(private).calibrate(holdout)
+    assert kmeans.accept(holdout).sum() >= quantile * len(holdout) - 1e-9
 
 
 @SLOW
 @given(private=samples(), holdout=samples(), quantile=st.floats(0.01, 1.0))
-def test_at_least_q_of_the_hold_out_is_accepted(private: Samples, holdout: Samples, quantile: float) -> None:
-    kmeans = KMeansFilter(KMeansConfig(quantile=quantile), seed=0).fit(private).calibrate(holdout)
-    assert kmeans.accept(holdout).sum() >= quantile * len(holdout) - 1e-9
+def test_at_least_q_of_what_kulsif_did_not_know_is_accepted(
+    private: Samples, holdout: Samples, quantile: float
+) -> None:
+    config = KulsifConfig(quantile=quantile, known_share=0.0, known_at_least=1)  # the first sample
+    kulsif = KulsifFilter(config, seed=0).fit(private).calibrate(holdout)
+    others = Samples(np.concatenate([private.x[1:], holdout.x]))
+    assert kulsif.accept(others).sum() >= quantile * len(others) - 1e-9
+
+
+@SLOW
+@given(private=samples(), holdout=samples(), quantile=st.floats(0.01, 1.0))
+def test_at_least_q_of_what_ulsif_did_not_use_is_accepted(private: Samples, holdout: Samples, quantile: float) -> None:
+    ulsif = UlsifFilter(UlsifConfig(quantile=quantile), seed=0).fit(private).calibrate(holdout)  # it uses all
+    assert ulsif.accept(holdout).sum() >= quantile * len(holdout) - 1e-9
+    assert (ulsif.score(holdout) >= 0).all()
 
 
 @SLOW

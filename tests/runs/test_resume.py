@@ -158,3 +158,14 @@ def test_the_numbers_compared_would_show_a_lost_server_model(straight: Straight)
     ]
     assert len(found) == ROUNDS
     assert len(set(found)) > 1
+
+
+def test_the_server_model_moves_on_in_every_round(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        watch(experiment("dsfl", {**CHANGES, "checkpoint.every": 1}), out, stop_before=SET_UP["dsfl"] + 2)
+    second = last_progress(out)
+    (out / "checkpoints" / "round-000002.safetensors").unlink()
+    first = last_progress(out)
+    assert (first.next_round, second.next_round) == (1, 2)
+    assert tree.digest(tree.to_parcel(first.scheme)) != tree.digest(tree.to_parcel(second.scheme))

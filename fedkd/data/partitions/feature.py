@@ -13,9 +13,9 @@ from fedkd.errors import ConfigError
 from fedkd.streams import stream
 from fedkd.types import Array, Ids
 
-# Clients 0, 1, 2, ... cover the cube of shifts evenly (Roberts' R3 sequence), so a client's shift needs neither the
-# number of clients nor a seed, and stays when others join.
-_STEPS = np.array([0.8191725133961645, 0.6710436067037893, 0.5497004779019703])
+# Multiples of an irrational number, less their whole part, fill 0..1 evenly. So a client's place in each range needs
+# neither the number of clients nor a seed, and stays when others join. Here: the golden ratio, sqrt(2), sqrt(3).
+_STEPS = np.array([0.6180339887498949, 0.4142135623730951, 0.7320508075688772])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Benchmarks: what a claim about speed or memory rests on. `fedkd bench` runs them."""

@@ -1,0 +1,194 @@
+"""Time and memory of the proxy filters: fit, score, what is kept, and the peak of a process that does no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from fedkd.bench.filter_cases import (
+    BROADCAST_ROWS,
+    PRIVATE,
+    ROWS,
+    WIDTHS,
+    Case,
+    all_cases,
+    broadcast_bytes,
+    draw,
+    free_bytes,
+    new_filter,
+    own_data,
+    scorer,
+)
+from fedkd.errors import FedKDError
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One case. What does not apply is None."""
+
+    filter: str
+    d: int
+    k: int | None
+    fit_s: float | None  # median
+    score_s: float | None  # median, for all rows
+    kept_bytes: int | None
+    peak_rss_bytes: int | None
+    before_fit_bytes: int | None  # of the same process
+    has_torch: bool | None
+    note: str = ""
+
+
+def measure(
+    *, repeats: int, widths: tuple[int, ...] = WIDTHS, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Everything that the table shows, and the ratios that are claimed, on one thread.
+
+    Repeats are interleaved, each going once through all filters of a width, so that a busy machine slows all alike.
+    """
+    # The limit holds for libraries that are loaded: these bring thread pools of their own.
+    import scipy.linalg  # noqa: F401
+    import sklearn.cluster  # noqa: F401
+    from threadpoolctl import threadpool_limits
+
+    found: list[Measured] = []
+    with threadpool_limits(1):
+        for d in widths:
+            say(f"d = {d}")
+            found += _measure_width(all_cases((d,)), repeats)
+    return {
+        "rows": ROWS,
+        "private": PRIVATE,
+        "repeats": repeats,
+        "threads": 1,
+        "machine": machine(),
+        "cases": [asdict(each) for each in found],
+        "ratios": [ratios(found, d=d) for d in widths],
+    }
+
+
+def ratios(found: list[Measured], *, d: int, k: int = 10) -> dict[str, Any]:
+    """How many times faster KMeans scores than each form of KuLSIF at width d, and how many times less it keeps."""
+    by_name = {each.filter: each for each in found if each.d == d and each.k in (None, k)}
+    kmeans, kulsif = by_name["kmeans"], by_name["kulsif"]
+    forms = ("kulsif", "kulsif_float32", "kulsif_broadcast", "ulsif")
+    return {
+        "d": d,
+        "k": k,
+        "score": {name: _ratio(by_name[name].score_s, kmeans.score_s) for name in forms if name in by_name},
+        "fit": {name: _ratio(by_name[name].fit_s, kmeans.fit_s) for name in ("kulsif", "ulsif") if name in by_name},
+        "kept": _ratio(kulsif.kept_bytes, kmeans.kept_bytes),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures come from."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
+    }
+
+
+def peak_memory(case: Case) -> dict[str, Any]:
+    """What a process of its own took for a case."""
+    command = [sys.executable, "-m", "fedkd.bench.filter_memory", case.name, str(case.d), str(case.k)]
+    env = {**os.environ, **dict.fromkeys(THREADS, "1")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise FedKDError(f"measuring the memory of {case.name} at d = {case.d} failed:\n{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _measure_width(cases: list[Case], repeats: int) -> list[Measured]:
+    proxy = draw(ROWS, cases[0].d, seed=0)
+    timed = [case for case in cases if case.name != "kulsif_broadcast"]
+    private, holdout = own_data(cases[0].d)
+
+    def fit(case: Case) -> Any:
+        return new_filter(case).fit(private).calibrate(holdout)
+
+    fitted = {case: fit(case) for case in timed if case.is_filter}
+    fit_s: dict[Case, list[float]] = {case: [] for case in timed}
+    score_s: dict[Case, list[float]] = {case: [] for case in timed}
+    for _ in range(repeats):
+        for case in timed:
+            if case.is_filter:
+                fit_s[case].append(_seconds(partial(fit, case)))
+            score_s[case].append(_seconds(partial(scorer(case, fitted.get(case)), proxy)))
+    return [
+        _broadcast(case)
+        if case.name == "kulsif_broadcast"
+        else _measured(case, fit_s[case], score_s[case], fitted.get(case))
+        for case in cases
+    ]
+
+
+def _measured(case: Case, fit_s: list[float], score_s: list[float], fitted: Any) -> Measured:
+    memory = peak_memory(case) if fitted is not None else {}
+    return Measured(
+        filter=case.name,
+        d=case.d,
+        k=case.k or None,
+        fit_s=float(np.median(fit_s)) if fit_s else None,
+        score_s=float(np.median(score_s)),
+        kept_bytes=fitted.kept_bytes if fitted is not None else None,
+        peak_rss_bytes=memory.get("peak_rss_bytes"),
+        before_fit_bytes=memory.get("before_fit_bytes"),
+        has_torch=memory.get("has_torch"),
+    )
+
+
+def _broadcast(case: Case) -> Measured:
+    """The published form, once, on as many rows as it takes at a time; its time is scaled to all rows."""
+    needed = broadcast_bytes(case)
+    seconds, note = None, f"skipped: takes {needed / 2**30:.1f} GiB"
+    if free_bytes() > 2 * needed:
+        score, rows = scorer(case, None), draw(BROADCAST_ROWS, case.d, seed=0)
+        seconds = _seconds(lambda: score(rows)) * ROWS / BROADCAST_ROWS
+        note = f"{BROADCAST_ROWS} rows once, scaled; takes {needed / 2**30:.1f} GiB"
+    return Measured(
+        filter=case.name,
+        d=case.d,
+        k=None,
+        fit_s=None,
+        score_s=seconds,
+        kept_bytes=None,
+        peak_rss_bytes=None,
+        before_fit_bytes=None,
+        has_torch=None,
+        note=note,
+    )
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return None if value is None or not base else value / base
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

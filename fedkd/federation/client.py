@@ -1,0 +1,119 @@
+"""What one client does with a message: choose from the proxy set, train, share, be evaluated."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fedkd.data.base import Samples
+from fedkd.errors import FedKDError
+from fedkd.federation import tree
+from fedkd.federation.messages import RoundRequest, RoundResult
+from fedkd.federation.store import StateRef
+from fedkd.federation.wire import Parcel
+from fedkd.federation.workspace import Workspace
+from fedkd.filters.features import build_feature_map
+from fedkd.filters.selection import Selection, select
+from fedkd.methods.base import Context, LocalTrainer, State
+from fedkd.rows import Rows, Share
+from fedkd.streams import stream, stream_seed
+from fedkd.types import Ids
+
+
+def choose(workspace: Workspace, client_id: int, proxy: Samples, own_ids: Ids) -> Selection:
+    """What the client's filter makes of the proxy set: once, for the whole run."""
+    experiment, keys = workspace.experiment, workspace.experiment.selection
+    feature_map = build_feature_map(
+        keys.features, dim=keys.feature_dim, checkpoint=keys.checkpoint, model=keys.feature_model
+    )
+    seed = stream_seed(experiment.core.seed, "filter", client=client_id)
+    return select(
+        experiment.filter.create(seed=seed % 2**32),
+        private=workspace.data(client_id).train,
+        proxy=proxy,
+        own_ids=own_ids,
+        own_sample_stage=keys.own_sample_stage,
+        holdout=keys.holdout,
+        rng=stream(experiment.core.seed, "filter-holdout", client=client_id),
+        rule=keys.rule,
+        softness=keys.softness,
+        feature_map=feature_map,
+    )
+
+
+def train(
+    workspace: Workspace, request: RoundRequest, client_id: int, *, setup: dict[str, Any] | None, state: State | None
+) -> tuple[RoundResult, State, Parcel]:
+    """Fit, predict, share and evaluate; with the client's new state, live and as a parcel.
+
+    Args:
+        setup: what was chosen from the proxy set; None where there is none.
+        state: of the last round; None before the first.
+    """
+    started = time.perf_counter()
+    proxy = None if setup is None else workspace.proxy(request.proxy_version, setup, request.asked)
+    ctx = workspace.context(client_id, round_id=request.round_id, closing=request.closing, proxy=proxy)
+    trainer = workspace.trainer
+    if state is None:
+        state = trainer.init(ctx)
+    state, metrics = trainer.fit(ctx, state, request.knowledge.seen_by(client_id))
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise FedKDError(f"training diverged: {name} is {value}; lower schedule.lr")
+    share = Share(client_id=client_id, round_id=request.round_id)
+    if request.wants_share:
+        share = share_of(trainer, ctx, state)
+    score, tables, figures = None, {}, {}
+    if request.evaluate:
+        test = ctx.data.test
+        every = np.arange(len(test) * ctx.task.rows_per_sample)
+        found = ctx.task.evaluate(trainer.predict(ctx, state, test, every)[0], test)
+        score, tables, figures = found.score, dict(found.tables), found.metrics
+    parcel = tree.to_parcel(state)
+    result = RoundResult(
+        share=replace(share, metrics=metrics | share.metrics),
+        ref=StateRef("", tree.digest(parcel)),
+        score=score,
+        tables=tables,
+        metrics=figures,
+        seconds=time.perf_counter() - started,
+    )
+    return result, state, parcel
+
+
+def share_of(trainer: LocalTrainer, ctx: Context, state: State) -> Share:
+    """The trainer's share; whatever it predicts, rows that the client's filter rejects do not leave.
+
+    Where the filter weighs (rule `soft`), its weights multiply those of the trainer.
+    """
+    proxy = ctx.proxy
+    rows: tuple[Rows, ...] = ()
+    if proxy is not None and trainer.space == "proxy":
+        samples = proxy.asked if trainer.needs_full_proxy else proxy.asked[proxy.accepted[proxy.asked]]
+        rows = trainer.predict(ctx, state, proxy.samples, rows_of(samples, proxy.rows_per_sample))
+    share = trainer.share(ctx, state, rows)
+    if proxy is None or trainer.space != "proxy":
+        return share
+    allowed = share.rows
+    if trainer.needs_full_proxy:
+        allowed = tuple(r.where(proxy.accepted[r.ids // proxy.rows_per_sample]) for r in allowed)
+    if proxy.weight is not None:
+        allowed = tuple(_weighted(r, proxy.weight[r.ids // proxy.rows_per_sample]) for r in allowed)
+    return replace(share, rows=allowed)
+
+
+def rows_of(samples: Ids, rows_per_sample: int) -> Ids:
+    """Row ids of all positions of the samples, ascending."""
+    ids: Ids = (samples[:, None] * rows_per_sample + np.arange(rows_per_sample)).reshape(-1)
+    return ids
+
+
+def _weighted(rows: Rows, weight: np.ndarray) -> Rows:
+    """The rows with their weights times `weight` (n,)."""
+    if rows.weight is None:
+        return replace(rows, weight=weight)
+    return replace(rows, weight=rows.weight * (weight if rows.weight.ndim == 1 else weight[:, None]))

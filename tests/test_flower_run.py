@@ -1,0 +1,188 @@
+"""The Flower engine without Flower: what is submitted, and how a run is waited for. tests/e2e runs it for real."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedkd import flower_run
+from fedkd.compose import compose
+from fedkd.errors import FedKDError, MissingExtraError, RunError
+from fedkd.report.tail import Tail
+from fedkd.runner import Run, start_run
+from fedkd.types import Scalar
+
+
+class FakeLink:
+    """A SuperLink that says what it is told to say; the last status stays."""
+
+    def __init__(self, *statuses: str, then: Any = lambda: None) -> None:
+        self.statuses = itertools.chain(statuses, itertools.repeat(statuses[-1]))
+        self.submitted: list[Any] = []
+        self.looks = 0
+        self._then = then
+
+    def submit(self, app: Path, config: dict[str, Scalar], federation: dict[str, Scalar]) -> str:
+        self.submitted.append((app, config, federation))
+        return "7"
+
+    def status(self, run_id: str) -> tuple[str, str]:
+        assert run_id == "7"
+        self.looks += 1
+        status = next(self.statuses)
+        if status.startswith("finished"):
+            self._then()
+        return status, "heartbeat lost"
+
+    def log(self, run_id: str) -> str:
+        return "INFO: first\n\nValueError: the last word\n"
+
+    def check_alive(self) -> None:
+        pass
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return start_run(compose(overrides={"here": {"rounds": 1}}), tmp_path / "run")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower_run, "POLL_S", 0.001)
+    monkeypatch.setattr(flower_run, "STATUS_EVERY_S", (0.0, 0.002, 0.002))
+
+
+def on(link: FakeLink, run: Run, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
+    @contextlib.contextmanager
+    def started() -> Iterator[FakeLink]:
+        yield link
+
+    monkeypatch.setattr(flower_run, "superlink", started)
+    return flower_run.run_on_flower(run, **options)
+
+
+def test_a_completed_run_gives_its_summary_and_its_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def finish() -> None:
+        run.folder.summary_json.write_text('{"schema_version": 1, "preset": "edgefd"}')
+        run.folder.metrics_jsonl.write_text('{"round_id": 0, "acc/mean": 0.5}\n')
+
+    heard: list[Any] = []
+    link = FakeLink("pending", "running", "finished:completed", then=finish)
+    assert on(link, run, monkeypatch, listeners=[heard.append])["preset"] == "edgefd"
+    assert [event["acc/mean"] for event in heard] == [0.5]
+    assert (run.folder.path / "flower.log").read_text().startswith("INFO: first")
+    ((app, config, federation),) = link.submitted
+    assert app == run.folder.path / "app"
+    assert config == {"resume-from": str(run.folder.path)}
+    assert federation["num-supernodes"] == 1
+
+
+def test_a_failed_run_tells_the_reason_that_the_server_wrote(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = run.folder.path / "error.txt"
+    link = FakeLink("finished:failed", then=lambda: reason.write_text("0 good replies, need 1\n"))
+    with pytest.raises(RunError) as caught:
+        on(link, run, monkeypatch)
+    log = run.folder.path / "flower.log"
+    assert str(caught.value) == (
+        f"the Flower run ended as finished:failed: 0 good replies, need 1\nFlower's log: {log}"
+    )
+    assert log.exists()
+
+
+def test_a_run_that_failed_without_a_reason_tells_its_last_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run.folder.path / "error.txt").write_text("of an earlier attempt")
+    with pytest.raises(RunError, match=r"finished:stopped: heartbeat lost\nINFO: first\nValueError: the last word\n"):
+        on(FakeLink("finished:stopped"), run, monkeypatch)
+
+
+def test_completed_without_a_summary_is_no_success(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RunError, match="completed but left no summary"):
+        on(FakeLink("finished:completed"), run, monkeypatch)
+
+
+def test_a_run_that_stays_pending_is_given_up_with_its_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower_run, "PENDING_TIMEOUT_S", 0.02)
+    with pytest.raises(RunError, match=r"still pending after 0\.02 s(.|\n)*flower\.log"):
+        on(FakeLink("pending"), run, monkeypatch)
+    assert (run.folder.path / "flower.log").exists()
+
+
+def test_a_run_that_works_may_take_longer_than_that(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower_run, "PENDING_TIMEOUT_S", 0.01)
+    link = FakeLink(*["running"] * 20, "finished:completed")
+    assert flower_run.wait(link, "7", tail_of(run), signs_of_end=()) == ("finished:completed", "heartbeat lost")  # type: ignore[arg-type]
+
+
+def test_a_sign_of_the_end_makes_it_look_sooner(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower_run, "STATUS_EVERY_S", (0.0, 60.0, 60.0))
+    sign = run.folder.path / "error.txt"
+    sign.write_text("")
+    link = FakeLink("running", "finished:failed")
+    assert flower_run.wait(link, "7", tail_of(run), signs_of_end=(sign,)) == ("finished:failed", "heartbeat lost")  # type: ignore[arg-type]
+    assert link.looks == 2
+
+
+def tail_of(run: Run) -> Tail:
+    return Tail(run.folder.metrics_jsonl, run.folder.timings_jsonl, [])
+
+
+# What is submitted.
+
+
+@pytest.mark.parametrize(
+    ("given", "nodes", "actors"),
+    [
+        ({}, 1, 1),
+        ({"engine.workers": 2}, 2, 2),
+        ({"clients_per_node": 3}, 4, 1),
+        ({"clients_per_node": 1, "engine.workers": 2}, 10, 2),
+    ],
+)
+def test_nodes_hold_the_clients_and_workers_are_the_actors(given: dict[str, Scalar], nodes: int, actors: int) -> None:
+    size = flower_run.simulation_size(compose(overrides={"here": {"device": "cpu", **given}}))
+    assert (size["num-supernodes"], size["init-args-num-cpus"]) == (nodes, actors)
+    assert (size["client-resources-num-cpus"], size["client-resources-num-gpus"]) == (1, 0.0)
+
+
+def test_a_ray_cluster_that_is_there_keeps_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # ray.init refuses a size then
+    assert "init-args-num-cpus" not in flower_run.simulation_size(compose())
+
+
+@pytest.mark.parametrize(
+    ("device", "has_gpu", "share"), [("cpu", True, 0.0), ("auto", True, 0.25), ("auto", False, 0.0)]
+)
+def test_workers_share_the_gpu(device: str, has_gpu: bool, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    experiment = compose(overrides={"here": {"device": device, "engine.workers": 4}})
+    assert flower_run.simulation_size(experiment)["client-resources-num-gpus"] == share
+
+
+def test_the_thin_app_is_two_imports(tmp_path: Path) -> None:
+    app = flower_run.write_app(tmp_path / "app")
+    flower_run.write_app(app)  # a run that goes on has one already
+    flower = tomllib.loads((app / "pyproject.toml").read_text())["tool"]["flwr"]
+    assert "federations" not in flower
+    assert flower["app"]["components"] == {"serverapp": "fedkd_run.server:app", "clientapp": "fedkd_run.client:app"}
+    assert "from fedkd.server_app import app" in (app / "fedkd_run" / "server.py").read_text()
+    assert sorted(os.listdir(app / "fedkd_run")) == ["__init__.py", "client.py", "server.py"]
+
+
+def test_an_app_that_cannot_be_written_is_a_readable_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FedKDError, match="cannot write the Flower app"):
+        flower_run.write_app(tmp_path / "file" / "app")
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower_run, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'fedkd\[simulation\]'"):
+        flower_run.check_flower_engine()

@@ -1,0 +1,81 @@
+"""The two apps as Flower calls them, over a grid of our own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, RecordDict
+from flwr.supercore.task_identity import TaskIdentity  # internal name
+
+from fedkd import client_app
+from fedkd.errors import FedKDError, RunError
+from fedkd.federation import flower_fleet
+from fedkd.report.folder import RunFolder
+from fedkd.server_app import app
+from tests.federation.fake_grid import FakeGrid, Node
+
+TINY = {"preset": "local_only", "rounds": 1, "overrides": "schedule.private_steps = 1"}
+
+
+@pytest.fixture(autouse=True)
+def as_in_flower(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    monkeypatch.setattr(flower_fleet, "POLL_S", 0.001)
+    monkeypatch.setattr("fedkd.runner.write_report", lambda folder: None)
+
+
+def serve(config: dict[str, Any], grid: FakeGrid | None = None) -> None:
+    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)
+    app(grid=grid or FakeGrid(Node(1), Node(2)), context=context)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_a_run_ends_with_its_table_and_says_where_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    serve({**TINY, "out": str(tmp_path / "mine")})
+    out, err = capfd.readouterr()
+    assert out.startswith(f"run folder: {tmp_path / 'mine'}\n")
+    assert re.search(r"preset +data +partition", out)
+    assert "round 1/1" in err
+    assert RunFolder.open(tmp_path / "mine").summary_json.exists()
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_without_a_name_it_goes_to_the_folder_of_runs(tmp_path: Path) -> None:
+    serve(TINY)
+    (found,) = (tmp_path / "runs").iterdir()
+    assert found.name.endswith("-local_only")
+
+
+def test_a_relative_path_is_refused() -> None:
+    with pytest.raises(FedKDError, match="out is 'here', expected an absolute path"):
+        serve({**TINY, "out": "here"})
+
+
+def test_why_it_failed_lies_in_the_folder_until_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower_fleet, "WAIT_FOR_NODES_S", 0.01)
+    with pytest.raises(RunError):
+        serve({**TINY, "out": str(tmp_path / "mine")}, FakeGrid())
+    reason = tmp_path / "mine" / "error.txt"
+    assert reason.read_text().startswith("no Flower node registered within 0.01 s")
+    with pytest.raises(ConnectionError):
+        serve({"resume-from": str(tmp_path / "mine")}, FakeGrid(Node(1), dies_at=0))
+    assert reason.read_text() == "ConnectionError: the SuperLink is gone\n"
+    serve({"resume-from": str(tmp_path / "mine")})
+    assert not reason.exists()
+
+
+def test_a_device_names_its_clients_and_folders() -> None:
+    node = client_app.node_of(
+        {"client-ids": "3,4", "state-root": "/srv/state", "data-root": "/srv/data", "device-name": "pi"}
+    )
+    assert (node.client_ids, node.state_root, node.data_root) == ((3, 4), "/srv/state", "/srv/data")
+    assert node.profile.name == "pi"
+    assert client_app.node_of({"client-ids": 3}).client_ids == (3,)  # Flower reads it as a number
+
+
+def test_a_simulated_node_names_nobody() -> None:
+    assert client_app.node_of({"partition-id": 1, "num-partitions": 2}).client_ids is None

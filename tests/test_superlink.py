@@ -1,0 +1,152 @@
+"""The SuperLink of a run, as far as it can be tested without one; tests/e2e has the rest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedkd import superlink
+from fedkd.errors import RunError
+from fedkd.superlink import SuperLink, last_words, settings
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield sleeper
+    sleeper.kill()
+    sleeper.wait()
+
+
+@pytest.fixture
+def link(tmp_path: Path, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> SuperLink:
+    monkeypatch.setattr(superlink, "_BIN", tmp_path)
+    return SuperLink(tmp_path, {"PATH": os.environ["PATH"]}, process)
+
+
+def flwr(tmp_path: Path, script: str) -> None:
+    """A command of Flower's name that does as the script says."""
+    path = tmp_path / "flwr"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+# The environment of Flower and Ray.
+
+
+def test_nothing_of_the_network_is_wanted() -> None:
+    found = settings(Path("/tmp/x"), {})
+    assert found["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    assert found["FLWR_TELEMETRY_ENABLED"] == found["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert found["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+
+
+def test_a_proxy_is_passed_by_and_its_exceptions_stay() -> None:
+    found = settings(Path("/tmp/x"), {"no_proxy": "intranet"})
+    assert (found["NO_PROXY"], found["no_proxy"]) == ("127.0.0.1", "intranet,127.0.0.1")
+
+
+def test_imports_go_as_here_in_the_same_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "path", ["", "/opt/mine", "/usr/lib/python311.zip", "relative"])
+    path = settings(Path("/tmp/x"), {})["PYTHONPATH"].split(os.pathsep)
+    assert path == [str(tmp_path), "/opt/mine", str(tmp_path / "relative")]
+
+
+def test_scripts_of_this_environment_come_first() -> None:
+    first, *rest = settings(Path("/tmp/x"), {"PATH": "/usr/bin"})["PATH"].split(os.pathsep)
+    assert (first, rest) == (str(Path(sys.executable).parent), ["/usr/bin"])
+    assert not settings(Path("/tmp/x"), {})["PATH"].endswith(os.pathsep)  # an empty entry means the working folder
+
+
+@pytest.mark.parametrize(
+    ("home", "given", "expected"),
+    [
+        ("/tmp/fedkd-flwr-abcdefgh", {}, "/tmp/fedkd-flwr-abcdefgh"),
+        ("/tmp/fedkd-flwr-abcdefgh", {"RAY_TMPDIR": "/scratch"}, None),
+        (f"/tmp/{'x' * 80}", {}, None),  # Ray's sockets would not fit
+    ],
+)
+def test_ray_s_files_go_with_the_run_where_they_can(home: str, given: dict[str, str], expected: str | None) -> None:
+    assert settings(Path(home), given).get("RAY_TMPDIR") == expected
+
+
+# Flower's command line.
+
+
+def test_submit_and_status_read_flower_s_json(link: SuperLink, tmp_path: Path) -> None:
+    flwr(tmp_path, """echo "$@" > said; echo '{"success": true, "run-id": "42"}'""")
+    assert link.submit(tmp_path / "app", {"resume-from": '/a "b"'}, {"num-supernodes": 2}) == "42"
+    said = (tmp_path / "said").read_text()
+    assert r'-c resume-from="/a \"b\""' in said
+    assert "--federation-config num-supernodes=2" in said
+    flwr(tmp_path, """echo '{"runs": [{"status": "finished:failed", "status-details": "heartbeat lost"}]}'""")
+    assert link.status("42") == ("finished:failed", "heartbeat lost")
+    flwr(tmp_path, """echo '{"runs": [{"status": "running", "status-details": null}]}'""")
+    assert link.status("42") == ("running", "")
+
+
+@pytest.mark.parametrize("answer", ["", "no json", "{}", "[]", '{"runs": []}'])
+def test_an_answer_without_meaning_is_an_error(answer: str, link: SuperLink, tmp_path: Path) -> None:
+    flwr(tmp_path, f"echo '{answer}'")
+    with pytest.raises(RunError, match="`flwr run` gave no run id"):
+        link.submit(tmp_path, {}, {})
+    with pytest.raises(RunError, match="`flwr list` gave no status"):
+        link.status("42")
+
+
+def test_what_flower_complains_of_is_told_without_colours(link: SuperLink, tmp_path: Path) -> None:
+    flwr(tmp_path, r"printf '\033[91mno such app\033[0m\n' >&2; exit 2")
+    with pytest.raises(RunError, match=r"^`flwr run` failed: no such app$"):
+        link.submit(tmp_path, {}, {})
+
+
+def test_flower_s_command_may_not_hang(link: SuperLink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(superlink, "COMMAND_TIMEOUT_S", 0.2)
+    flwr(tmp_path, "exec sleep 30")
+    with pytest.raises(RunError, match=r"`flwr list` gave no answer within 0\.2 s"):
+        link.status("42")
+
+
+def test_flower_s_command_may_be_missing(link: SuperLink) -> None:
+    with pytest.raises(RunError, match=r"flwr cannot be started: No such file or directory; install fedkd with pip"):
+        link.status("42")
+
+
+def test_the_log_has_no_colours(link: SuperLink, tmp_path: Path) -> None:
+    flwr(tmp_path, r"printf '\033[92mINFO \033[0m: started\n'")
+    assert link.log("42") == "INFO : started\n"
+
+
+def test_without_flower_s_log_there_is_the_superlink_s(link: SuperLink, tmp_path: Path) -> None:
+    flwr(tmp_path, "exit 1")
+    (tmp_path / "superlink.log").write_text("\x1b[91mout of memory\x1b[0m\n")
+    text = link.log("42")
+    assert text.startswith("`flwr log` failed")
+    assert text.endswith("out of memory\n")
+
+
+def test_a_superlink_that_ended_is_noticed(link: SuperLink, process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    link.check_alive()
+    (tmp_path / "superlink.log").write_text("address in use\n")
+    process.kill()
+    process.wait()
+    with pytest.raises(RunError, match="the SuperLink ended with code -9: address in use"):
+        link.check_alive()
+    with pytest.raises(RunError, match="address in use"):
+        link.wait_until_healthy(1)
+
+
+def test_a_superlink_that_never_answers_is_given_up(link: SuperLink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(superlink, "START_TIMEOUT_S", 0.0)
+    with pytest.raises(RunError, match="the SuperLink was not ready within 0 s: no log: No such file"):
+        link.wait_until_healthy(1)
+
+
+def test_last_words_are_the_last_lines_that_say_something() -> None:
+    assert last_words("a\n\n" + "\n".join(map(str, range(9))) + "\n \n") == "\n".join(map(str, range(1, 9)))
+    assert last_words("\n \n") == "the log is empty"
