@@ -23,7 +23,7 @@ from fedkd.federation.emitter import SETUP_ROUND, Emitter
 from fedkd.federation.fleet import Fleet
 from fedkd.federation.host import own_peak_rss
 from fedkd.federation.messages import Job, Request, RoundRequest
-from fedkd.federation.preflight import Plan, server_model_builder
+from fedkd.federation.preflight import Plan, participants_per_round, server_model_builder
 from fedkd.federation.round_numbers import round_numbers
 from fedkd.federation.set_up import SetUp, clients_of
 from fedkd.federation.setting import Setting
@@ -110,7 +110,8 @@ class Coordinator:
         request = self._request(setting, progress, asked, durable=durable, closing=closing)
         wire = request.to_request(self._here.downlink)
         task = self._here.task
-        answers = self._ask(request, wire, expected_shares(setting, request, trainer=self._here.trainer, task=task))
+        expected = expected_shares(setting, request, trainer=self._here.trainer, task=task)
+        answers = self._ask(setting, request, wire, expected)
         scores = {**progress.scores, **{i: r.score for i, r in answers.good.items() if r.score is not None}}
         numbers = round_numbers(
             request,
@@ -168,8 +169,8 @@ class Coordinator:
         In a durable round, clients that rest are asked to write down a state that is only in memory.
         """
         experiment, round_id = self._experiment, progress.next_round
-        ready = [i for i in clients_of(experiment) if setting.proxy is None or i in setting.refs]
-        active = set(ready).intersection(self._participants(round_id, closing=closing))
+        ready = self._ready(setting)
+        active = set(ready).intersection(self._participants(setting, round_id, closing=closing))
         unwritten = {i for i in ready if i in progress.refs and not progress.refs[i].file} if durable else set()
         return RoundRequest(
             job=self._job,
@@ -186,22 +187,26 @@ class Coordinator:
             idle=frozenset(unwritten - active),
         )
 
-    def _participants(self, round_id: int, *, closing: bool) -> Sequence[int]:
-        """The clients of a round: a fresh draw each time; the closing message goes to all."""
+    def _ready(self, setting: Setting) -> list[int]:
+        """The clients that are set up."""
+        return [i for i in clients_of(self._experiment) if setting.proxy is None or i in setting.refs]
+
+    def _participants(self, setting: Setting, round_id: int, *, closing: bool) -> Sequence[int]:
+        """The clients of a round: a fresh draw each time from those that are set up; the closing message is for all."""
         core = self._experiment.core
         if closing or core.participation == 1.0:
             return clients_of(self._experiment)
-        rng = stream(core.seed, "participants", round_id=round_id)
-        size = max(1, round(core.participation * core.num_clients))
-        return sorted(int(i) for i in rng.choice(core.num_clients, size=size, replace=False))
+        rng, ready = stream(core.seed, "participants", round_id=round_id), self._ready(setting)
+        size = min(participants_per_round(core), len(ready))
+        return sorted(int(i) for i in rng.choice(ready, size=size, replace=False))
 
-    def _ask(self, request: RoundRequest, wire: Request, expected: Expected) -> Answers:
+    def _ask(self, setting: Setting, request: RoundRequest, wire: Request, expected: Expected) -> Answers:
         """Send the request and read the replies; QuorumError where too few are good."""
         engine = self._experiment.engine
         replies = self._fleet.broadcast(wire, deadline_s=engine.round_timeout_s)
         answers = Answers.collect(replies, codec=self._here.uplink, expected=expected)
         answers.add_missing(
-            self._participants(request.round_id, closing=request.closing),
+            self._participants(setting, request.round_id, closing=request.closing),
             reason=f"no reply within {engine.round_timeout_s:g} s, or never set up",
         )
         for client_id, reason in sorted((answers.failures | answers.rejected).items()):

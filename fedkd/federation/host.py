@@ -193,7 +193,7 @@ class ClientHost:
         self._resident = {key: kept for key, kept in self._resident.items() if key[0] in last}
 
     def _add_unwritten(self, request: RoundRequest, states: dict[int, _New], parcels: dict[int, Parcel]) -> None:
-        """Clients that failed or rested keep their state; if it is only in memory, it becomes durable with the others."""
+        """Clients that failed or rested keep their state; one that is in memory alone becomes durable now."""
         for client_id, (_, ref) in request.states.items():
             if client_id not in states and ref is not None and not ref.file:
                 digest, state = self._resident.get((client_id, STATE), ("", None))

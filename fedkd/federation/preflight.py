@@ -12,7 +12,7 @@ from fedkd.data.base import Dataset
 from fedkd.data.load import load_dataset
 from fedkd.data.partition_file import PartitionTable
 from fedkd.errors import ConfigError, DataError
-from fedkd.experiment import Experiment
+from fedkd.experiment import CoreConfig, Experiment
 from fedkd.functional.skew import mean_label_emd, mean_pairwise_js
 from fedkd.streams import stream
 from fedkd.types import Array
@@ -69,6 +69,11 @@ def preflight(experiment: Experiment) -> Plan:
     return Plan(dataset, PartitionTable.of(indices))
 
 
+def participants_per_round(core: CoreConfig) -> int:
+    """How many clients a round has, the closing message apart."""
+    return max(1, round(core.participation * core.num_clients))
+
+
 def server_model_builder(experiment: Experiment, dataset: Dataset) -> Callable[[], nn.Module]:
     """Builds fresh models of the first configured architecture."""
     from fedkd.models.build import build_model
@@ -105,10 +110,11 @@ def _check_enough(experiment: Experiment, sizes: list[int]) -> None:
 
 
 def _check_quorum(experiment: Experiment) -> None:
-    need, clients = experiment.engine.min_good_replies, experiment.core.num_clients
+    need, clients = experiment.engine.min_good_replies, participants_per_round(experiment.core)
     if need > clients:
         raise ConfigError(
-            f"engine.min_good_replies is {need}, but there are only {clients} clients; ask for {clients} or fewer",
+            f"engine.min_good_replies is {need}, but a round has only {clients} clients (num_clients, participation); "
+            f"ask for {clients} or fewer",
             key="engine.min_good_replies",
         )
 
@@ -119,8 +125,8 @@ def _check_roles(experiment: Experiment) -> None:
     if missing:
         raise DataError(
             f"method {experiment.method.name!r} needs data in the roles {', '.join(missing)}, which data set "
-            f"{experiment.data.name!r} does not give (it gives {', '.join(sorted(ROLES_OF_A_DATASET))}); choose another "
-            "method or data set"
+            f"{experiment.data.name!r} does not give (it gives {', '.join(sorted(ROLES_OF_A_DATASET))}); "
+            "choose another method or data set"
         )
 
 

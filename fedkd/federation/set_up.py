@@ -1,4 +1,4 @@
-"""The set-up messages: who is there, what the clients give to the proxy set, what their filters make of it. Once a run."""
+"""The set-up messages, once a run: who is there, what clients give to the proxy set, what filters make of it."""
 
 from __future__ import annotations
 
@@ -146,6 +146,8 @@ class SetUp:
             result = SetupResult.from_parcel(parcel)
             if len(result.accepted) != len(proxy):
                 raise BadReplyError(f"mask is over {len(result.accepted)} samples, expected {len(proxy)}")
+            if self.experiment.selection.rule == "nearest" and result.margin is None:
+                raise BadReplyError("set-up reply has no margins, which filter.rule = 'nearest' compares")
             return result
 
         return self._read(parcels, read), sum(shared.nbytes + parcel.nbytes for parcel in clients.values())

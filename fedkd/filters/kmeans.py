@@ -63,8 +63,12 @@ class KMeansFilter(Filter):
     the known samples closest to it, x being accepted where d_j(x) <= T_j for some j. A centroid with fewer than
     MIN_MEMBERS of them, or with T_j = 0, takes the T_c of all. There d(x) stands for min_j d_j(x) / T_j, and T_c for 1.
 
-    The margin is 1 - d / T_c, from 1 on a centroid down to -1e6. Scores are exp(-d^2 / (2 h^2)) with h^2 the mean of
-    d^2 on the hold-out: a monotone stand-in for the density ratio.
+    The margin is 1 - d / T_c, from 1 on a centroid down to -1e6. With the rule constant all clients have one T_c, so
+    that the largest margin is the smallest distance: for filter.rule nearest that is the better order (tests/filters/
+    test_real_data.py: on MNIST, one class each, k = 10, that client owns the class of 90 % of the samples, by the
+    margins of the rule quantile at q = 0.75 of 83 %).
+
+    Scores are exp(-d^2 / (2 h^2)) with h^2 the mean of d^2 on the hold-out: a monotone stand-in for the density ratio.
 
     Where every known sample lies on a centroid, h and T_c are 0: copies of centroids score 1 and are accepted,
     everything else scores 0 and is not.

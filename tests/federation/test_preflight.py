@@ -41,7 +41,8 @@ WRONG: list[tuple[Mapping[str, Any], type[FedKDError], str]] = [
     ({"method.name": "soft_target"}, ConfigError, "did you mean 'soft_targets'"),
     ({"scheme.name": "fd"}, ConfigError, "scheme 'fd' combines logits in space class"),
     ({"proxy.name": "none"}, ConfigError, "set proxy.name = 'contributed'"),
-    ({"engine.min_good_replies": 11}, ConfigError, "there are only 10 clients; ask for 10 or fewer"),
+    ({"engine.min_good_replies": 11}, ConfigError, r"a round has only 10 clients .*; ask for 10 or fewer"),
+    ({"engine.min_good_replies": 3, "participation": 0.2}, ConfigError, "a round has only 2 clients"),
     ({"data.name": "digitz"}, ConfigError, "did you mean 'digits'"),
     ({"data.name": "tests.doubles:digits_with_nan"}, DataError, "1 of 1437 inputs hold NaN .* index 17"),
     (

@@ -26,7 +26,7 @@ WRONG: list[tuple[Mapping[str, Any], str]] = [
     ({"method.name": "nowhere.at_all:Trainer"}, "module 'nowhere.at_all' cannot be imported"),
     ({"preset": "edgefdd"}, "did you mean 'edgefd'"),
     ({"scheme.name": "dsfl"}, "scheme 'dsfl' combines probs"),
-    ({"engine.min_good_replies": 99}, "engine.min_good_replies is 99, but there are only 10 clients"),
+    ({"engine.min_good_replies": 99}, "engine.min_good_replies is 99, but a round has only 10 clients"),
     ({"rounds": "many"}, "rounds .*is 'many', expected a whole number"),
 ]
 
