@@ -23,6 +23,7 @@ from fedkd.superlink import POLL_S, SuperLink, last_words, superlink
 from fedkd.types import Scalar
 
 PENDING_TIMEOUT_S = 180.0  # a submitted run that does not start by then never will
+LOOKS = 5  # so many looks in a row may fail: a busy machine is no reason to give up a run of hours
 STATUS_EVERY_S = (1.0, 4.0, 15.0)  # each look costs a Python start: when the run seems over, at first, at most
 
 _PYPROJECT = """\
@@ -86,13 +87,21 @@ def wait(link: SuperLink, run_id: str, tail: Tail, *, signs_of_end: Iterable[Pat
     """Follow the run's numbers until Flower says that it is over; how it ended, and what Flower says of the reason."""
     ending_every_s, every_s, longest_s = STATUS_EVERY_S
     submitted = asked = time.monotonic()
+    failed = 0
     while True:
         tail.follow()
         link.check_alive()
         is_ending = any(path.exists() for path in signs_of_end)
         if time.monotonic() - asked > (ending_every_s if is_ending else every_s):
-            status, details = link.status(run_id)
             asked, every_s = time.monotonic(), min(1.5 * every_s, longest_s)
+            try:
+                status, details = link.status(run_id)
+            except RunError:
+                failed += 1
+                if failed >= LOOKS:
+                    raise
+                continue
+            failed = 0
             if status.startswith("finished"):
                 tail.follow()
                 return status, details

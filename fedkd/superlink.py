@@ -24,7 +24,7 @@ START_TIMEOUT_S = 60.0  # until the SuperLink answers
 COMMAND_TIMEOUT_S = 120.0  # of one call of Flower's command line
 END_TIMEOUT_S = 30.0  # the leash forces what is left after twice its GRACE_S
 POLL_S = 0.2
-RAY_FOLDER_LIMIT = 40  # longer, and the paths of Ray's sockets below it exceed the 107 bytes that a socket may have
+RAY_FOLDER_LIMIT = 40  # longer, and the paths of Ray's sockets below it exceed the 107 bytes that they may have
 _BIN = Path(sys.executable).parent
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -45,17 +45,16 @@ class SuperLink:
         try:
             return str(json.loads(said)["run-id"])
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"`flwr run` gave no run id: {said.strip()[-2000:]}") from error
+            raise RunError(f"`flwr run` gave no run id: {_complaint(said)}") from error
 
     def status(self, run_id: str) -> tuple[str, str]:
         """Flower's word on the run, such as `running` or `finished:completed`, and what it says of the reason."""
-        self.check_alive()
         said = self._flwr("list", "fedkd", "--run-id", run_id, "--format", "json")
         try:
             run = json.loads(said)["runs"][0]
             return str(run["status"]), str(run.get("status-details") or "")
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise RunError(f"`flwr list` gave no status: {said.strip()[-2000:]}") from error
+            raise RunError(f"`flwr list` gave no status: {_complaint(said)}") from error
 
     def log(self, run_id: str) -> str:
         """What the run printed, without colours; where it cannot be had, why, and the SuperLink's own log."""
@@ -98,8 +97,7 @@ class SuperLink:
                 timeout=COMMAND_TIMEOUT_S,
             )
         except subprocess.CalledProcessError as error:
-            said = _ANSI.sub("", error.stderr or error.stdout).strip()[-2000:]
-            raise RunError(f"`flwr {arguments[0]}` failed: {said}") from error
+            raise RunError(f"`flwr {arguments[0]}` failed: {_complaint(error.stderr or error.stdout)}") from error
         except subprocess.TimeoutExpired as error:
             raise RunError(f"`flwr {arguments[0]}` gave no answer within {COMMAND_TIMEOUT_S:g} s") from error
         except OSError as error:
@@ -114,7 +112,7 @@ def superlink() -> Iterator[SuperLink]:
     Raises:
         RunError: it does not start.
     """
-    home, port = Path(tempfile.mkdtemp(prefix="fedkd-flwr-")), _free_port()
+    home, port = _new_home(), _free_port()
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "fedkd"\n[superlink.fedkd]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     )
@@ -159,8 +157,8 @@ def settings(home: Path, given: Mapping[str, str]) -> dict[str, str]:
     }
     for name in ("NO_PROXY", "no_proxy"):  # the SuperLink is on this machine, whatever proxy leads out of it
         found[name] = ",".join(filter(None, (given.get(name), "127.0.0.1")))
-    if "RAY_TMPDIR" not in given and len(os.fsencode(home)) <= RAY_FOLDER_LIMIT:
-        found["RAY_TMPDIR"] = str(home)  # else Ray leaves its logs in /tmp/ray for good
+    if "RAY_TMPDIR" not in given:
+        found["RAY_TMPDIR"] = str(home)  # else Ray leaves its logs for good
     return found
 
 
@@ -168,6 +166,18 @@ def last_words(text: str) -> str:
     """The last lines of a log that say something."""
     lines = [line for line in text.splitlines() if line.strip()]
     return "\n".join(lines[-8:]) or "the log is empty"
+
+
+def _new_home() -> Path:
+    """A new folder for Flower's and Ray's files: in $TMPDIR, or in /tmp where that is too long for Ray's sockets."""
+    try:
+        home = Path(tempfile.mkdtemp(prefix="fedkd-flwr-"))
+        if len(os.fsencode(home)) > RAY_FOLDER_LIMIT:
+            home.rmdir()
+            home = Path(tempfile.mkdtemp(prefix="fedkd-flwr-", dir="/tmp"))
+    except OSError as error:
+        raise RunError(f"no folder for Flower's files: {error}; let $TMPDIR name one that you can write to") from error
+    return home
 
 
 def _let_go(process: subprocess.Popen[bytes]) -> None:
@@ -186,6 +196,15 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def _complaint(said: str) -> str:
+    """What Flower's command line says of itself: the message in its JSON, or the end of its text."""
+    try:
+        said = str(json.loads(said)["error-message"])
+    except (ValueError, KeyError, TypeError):
+        said = _ANSI.sub("", said)
+    return " ".join(said.split())[-2000:]
 
 
 def _read(path: Path) -> str:

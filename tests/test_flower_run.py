@@ -38,6 +38,8 @@ class FakeLink:
         assert run_id == "7"
         self.looks += 1
         status = next(self.statuses)
+        if status == "no answer":
+            raise RunError("`flwr list` gave no answer within 120 s")
         if status.startswith("finished"):
             self._then()
         return status, "heartbeat lost"
@@ -113,6 +115,16 @@ def test_a_run_that_stays_pending_is_given_up_with_its_log(run: Run, monkeypatch
     with pytest.raises(RunError, match=r"still pending after 0\.02 s(.|\n)*flower\.log"):
         on(FakeLink("pending"), run, monkeypatch)
     assert (run.folder.path / "flower.log").exists()
+
+
+def test_flower_may_be_silent_for_a_while(run: Run) -> None:
+    link = FakeLink(*["no answer"] * 4, "running", *["no answer"] * 4, "finished:completed")
+    assert flower_run.wait(link, "7", tail_of(run), signs_of_end=())[0] == "finished:completed"  # type: ignore[arg-type]
+
+
+def test_flower_may_not_be_silent_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RunError, match=r"gave no answer(.|\n)*flower\.log"):
+        on(FakeLink("no answer"), run, monkeypatch)
 
 
 def test_a_run_that_works_may_take_longer_than_that(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,16 +64,27 @@ def test_scripts_of_this_environment_come_first() -> None:
     assert not settings(Path("/tmp/x"), {})["PATH"].endswith(os.pathsep)  # an empty entry means the working folder
 
 
-@pytest.mark.parametrize(
-    ("home", "given", "expected"),
-    [
-        ("/tmp/fedkd-flwr-abcdefgh", {}, "/tmp/fedkd-flwr-abcdefgh"),
-        ("/tmp/fedkd-flwr-abcdefgh", {"RAY_TMPDIR": "/scratch"}, None),
-        (f"/tmp/{'x' * 80}", {}, None),  # Ray's sockets would not fit
-    ],
-)
-def test_ray_s_files_go_with_the_run_where_they_can(home: str, given: dict[str, str], expected: str | None) -> None:
-    assert settings(Path(home), given).get("RAY_TMPDIR") == expected
+def test_ray_s_files_go_with_the_run_unless_told_otherwise() -> None:
+    assert settings(Path("/tmp/x"), {})["RAY_TMPDIR"] == "/tmp/x"
+    assert "RAY_TMPDIR" not in settings(Path("/tmp/x"), {"RAY_TMPDIR": "/scratch"})
+
+
+@pytest.mark.parametrize("length", [1, 100])
+def test_the_folder_is_where_ray_s_sockets_fit(length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = Path(tempfile.mkdtemp(dir="/tmp")) / ("x" * length)
+    wanted.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(wanted))
+    home = superlink._new_home()
+    assert home.parent == (wanted if length == 1 else Path("/tmp"))
+    assert list(wanted.iterdir()) == ([home] if length == 1 else [])
+    for folder in (home, wanted, wanted.parent):
+        folder.rmdir()
+
+
+def test_no_folder_at_all_is_a_readable_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(RunError, match=r"no folder for Flower's files: .*; let \$TMPDIR name one"):
+        superlink._new_home()
 
 
 # Flower's command line.
@@ -96,6 +108,12 @@ def test_an_answer_without_meaning_is_an_error(answer: str, link: SuperLink, tmp
     with pytest.raises(RunError, match="`flwr run` gave no run id"):
         link.submit(tmp_path, {}, {})
     with pytest.raises(RunError, match="`flwr list` gave no status"):
+        link.status("42")
+
+
+def test_flower_s_own_message_is_told_in_one_line(link: SuperLink, tmp_path: Path) -> None:
+    flwr(tmp_path, r"""printf '%s' '{"success": false, "error-message": "Using SuperLink\n\nConnection refused."}'""")
+    with pytest.raises(RunError, match=r"^`flwr list` gave no status: Using SuperLink Connection refused\.$"):
         link.status("42")
 
 

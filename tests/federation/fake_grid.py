@@ -8,8 +8,9 @@ from typing import Any
 from flwr.app import Context, Error, Message, RecordDict
 
 from fedkd import client_app
+from fedkd.federation.fleet import CohortReply
 from fedkd.federation.flower_fleet import _record
-from fedkd.federation.messages import HELLO
+from fedkd.federation.messages import HELLO, ClientFailure
 from fedkd.federation.wire import Bundle, Parcel, pack, unpack
 
 NodeConfig = dict[str, Any]
@@ -85,6 +86,19 @@ def echo(node_id: int, *, clients: list[int] | None = None) -> Node:
         return Message(RecordDict({"reply": _record(pack(reply))}), reply_to=message)
 
     return Node(node_id, answer=answer)
+
+
+def answered(replies: list[CohortReply]) -> list[int]:
+    return [i for reply in replies for i, answer in reply.clients.items() if isinstance(answer, Parcel)]
+
+
+def failures(replies: list[CohortReply]) -> dict[int, str]:
+    return {
+        i: answer.reason
+        for reply in replies
+        for i, answer in reply.clients.items()
+        if isinstance(answer, ClientFailure)
+    }
 
 
 def _bundle(message: Message, part: str) -> Bundle:

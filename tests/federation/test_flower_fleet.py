@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity  # internal name
 
 from fedkd.compose import compose
@@ -16,11 +16,11 @@ from fedkd.errors import RunError
 from fedkd.federation import flower_fleet
 from fedkd.federation.fleet import CohortReply
 from fedkd.federation.flower_fleet import FlowerFleet, _record
-from fedkd.federation.messages import HELLO, ROUND, ClientFailure, Request
+from fedkd.federation.messages import HELLO, ROUND, Request
 from fedkd.federation.wire import Parcel
 from fedkd.report.folder import RunFolder
 from fedkd.runner import conduct, conduct_locally, open_run, start_run
-from tests.federation.fake_grid import Answer, FakeGrid, Node, echo
+from tests.federation.fake_grid import Answer, FakeGrid, Node, answered, echo, failures
 
 TINY = {"rounds": 2, "schedule.private_steps": 2, "engine.min_good_replies": 10}
 
@@ -136,6 +136,15 @@ def test_an_error_reply_fails_its_cohort_only() -> None:
     replies = ask(fleet, range(4))
     assert sorted(answered(replies)) == [0, 1]
     assert failures(replies) == dict.fromkeys((2, 3), "node 2: Flower error 2: ZeroDivisionError: division by zero")
+
+
+def test_an_error_of_many_lines_is_told_in_one() -> None:
+    def dies(node: Node, message: Message) -> Message:
+        return Message(Error(0, f"\n <class 'ActorDiedError'>: it died\n\tpid: 7\n{'advice ' * 99}"), reply_to=message)
+
+    fleet = FlowerFleet(FakeGrid(Node(1, answer=hello_then(dies))))
+    hello(fleet)
+    assert failures(ask(fleet, [0])) == {0: "node 1: Flower error 0: <class 'ActorDiedError'>: it died"}
 
 
 def test_a_missing_reply_is_a_failure() -> None:
@@ -285,16 +294,3 @@ def hello(fleet: FlowerFleet, *, num_clients: int = 10) -> list[Parcel]:
 def ask(fleet: FlowerFleet, clients: Iterable[int]) -> list[CohortReply]:
     request = Request(kind=ROUND, shared=Parcel(), clients={client: Parcel() for client in clients})
     return list(fleet.broadcast(request, deadline_s=5.0))
-
-
-def answered(replies: list[CohortReply]) -> list[int]:
-    return [i for reply in replies for i, answer in reply.clients.items() if isinstance(answer, Parcel)]
-
-
-def failures(replies: list[CohortReply]) -> dict[int, str]:
-    return {
-        i: answer.reason
-        for reply in replies
-        for i, answer in reply.clients.items()
-        if isinstance(answer, ClientFailure)
-    }
