@@ -12,7 +12,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(if $(TORCH_
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup run test lint format clean
+.PHONY: help setup run test lint format docs clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ lint: $(VENV)/.stamp-dev ## check style, types and the direction of imports
 format: $(VENV)/.stamp-dev ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/.stamp-dev ## rewrite the tables of docs/ from the measured figures
+	$(BIN)/python docs/build_tables.py
 
 clean: ## remove caches and build products; keeps .venv, runs and data
 	rm -rf dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

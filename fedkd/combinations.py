@@ -30,8 +30,8 @@ def check_combination(experiment: Experiment) -> None:
         )
     if experiment.proxy.data == experiment.data.name:
         raise ConfigError(
-            f"proxy.data is {experiment.proxy.data!r}, the private data set itself: every client would see all clients' "
-            "data; name another data set, or set proxy.name = 'contributed'",
+            f"proxy.data is {experiment.proxy.data!r}, the private data set itself: every client would see all "
+            "clients' data; name another data set, or set proxy.name = 'contributed'",
             key="proxy.data",
         )
     if not scheme.spaces:

@@ -15,11 +15,14 @@ from fedkd.types import Flat, Scalar
 SIMULATIONS = Path(__file__).resolve().parents[1] / "simulations"  # beside the package in a checkout and in a bundle
 
 
-def compose(*, experiment: str = "", overrides: Mapping[str, Flat] | None = None) -> Experiment:
-    """Defaults < preset < experiment < overrides.
+def compose(
+    *, experiment: str = "", overrides: Mapping[str, Flat] | None = None, may_be_relative: bool = True
+) -> Experiment:
+    """Defaults < preset < experiment < overrides. Relative paths become absolute, from the folder this runs in.
 
     Args:
         experiment: a TOML path, the name of one in `simulations/`, or nothing.
+        may_be_relative: false where the folder this runs in is not the user's: relative paths are then refused.
         overrides: origin (shown in messages) -> flat keys; later ones win. A `preset` among them wins over the file's.
 
     Raises:
@@ -34,6 +37,16 @@ def compose(*, experiment: str = "", overrides: Mapping[str, Flat] | None = None
     for layer in layers.values():
         preset = str(layer.get("preset", preset))
     values, origins = merge({f"preset {preset!r}": preset_values(preset), **layers})
+    for key in PATH_KEYS:
+        given = str(values.get(key, ""))
+        if given and not Path(given).is_absolute():
+            if not may_be_relative:
+                raise ConfigError(
+                    f"{key} (from {origins[key]}) is {given!r}, expected an absolute path: Flower's processes run in a "
+                    "folder of their own choice",
+                    key=key,
+                )
+            values[key] = str(Path(given).expanduser().absolute())
     return Experiment.build(values, origins)
 
 
@@ -75,9 +88,10 @@ def from_run_config(config: Mapping[str, Scalar]) -> Experiment:
     text = str(config.get("overrides", ""))
     if text:
         layers["overrides"] = load_flat(text, origin="overrides")
-    return compose(experiment=str(config.get("experiment", "")), overrides=layers)
+    return compose(experiment=str(config.get("experiment", "")), overrides=layers, may_be_relative=False)
 
 
+PATH_KEYS = ("data.root", "proxy.root", "filter.checkpoint")
 RUN_KEYS = frozenset({"experiment", "overrides", "out", "resume-from"})  # of the run config, not of the experiment
 
 

@@ -1,6 +1,6 @@
 """Run an experiment over several seeds and append the figures to simulations/results/<name>.json.
 
-    python simulations/measure.py edgefd_digits -c partition.name=iid --seeds 0 1 2
+python simulations/measure.py edgefd_digits -c partition.name=iid --seeds 0 1 2
 """
 
 from __future__ import annotations

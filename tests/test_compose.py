@@ -191,3 +191,14 @@ def test_overrides_win_over_the_other_keys_and_name_themselves(repo_root: Path) 
     assert from_run_config(config | {"overrides": "rounds = 6"}).flat()["rounds"] == 6
     with pytest.raises(ConfigError, match=r"unknown key 'round' \(from overrides\)"):
         from_run_config(config | {"overrides": "round = 6"})
+
+
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = compose(overrides={"the command line": {"data.name": "mnist", "data.root": "somewhere"}})
+    assert made.data.root == str(tmp_path / "somewhere")
+
+
+def test_flowers_processes_are_given_no_relative_path() -> None:
+    with pytest.raises(ConfigError, match=r"data\.root .from the run config. is 'somewhere', expected an absolute"):
+        from_run_config({"data.name": "mnist", "data.root": "somewhere"})

@@ -28,8 +28,8 @@ class ProxyConfig:
         check_range("max_samples", self.max_samples, low=0)
         if (self.name == "external") != bool(self.data):
             raise ConfigError(
-                f"is {self.data!r}, but proxy.name is {self.name!r}; an external proxy set needs the name of a data set, "
-                "and only it has one",
+                f"is {self.data!r}, but proxy.name is {self.name!r}; an external proxy set needs the name of a data "
+                "set, and only it has one",
                 key="data",
             )
         check_range("fraction", self.fraction, above=0.0, below=1.0)

@@ -1,0 +1,90 @@
+"""Write the tables of docs/results.md anew from simulations/results/*.json.
+
+python docs/build_tables.py            # rewrite
+python docs/build_tables.py --check    # fail where the page is not what the data say
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedkd.report.results import latest, read_results
+from fedkd.report.units import format_bytes, format_seconds
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "results.md"
+RESULTS = ROOT / "simulations" / "results"
+_BLOCK = re.compile(r"(<!-- results: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(name: str) -> str:
+    """A Markdown table of the latest record of each setting in results/<name>.json, with how to repeat them."""
+    records = latest(read_results(RESULTS / f"{name}.json"))
+    if not records:
+        return "_Not measured yet._\n"
+    lines = [
+        "| setting | final | best | sd over clients | upload | own / foreign | purity | time | seeds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for record in records:
+        figures = record["figures"]
+        own, foreign = figures["accept_rate_own"], figures["accept_rate_foreign"]
+        lines.append(
+            "| "
+            + " | ".join(
+                [
+                    _setting(record),
+                    _spread(figures["acc_mean_final"]),
+                    _spread(figures["acc_mean_best"]),
+                    _mean(figures["metric_std_clients_final"], "{:.3f}"),
+                    "–" if figures["upload_bytes"] is None else format_bytes(figures["upload_bytes"]["mean"]),
+                    f"{_mean(own, '{:.2f}')} / {_mean(foreign, '{:.3f}')}",
+                    _mean(figures["purity"], "{:.3f}"),
+                    "–" if figures["seconds_total"] is None else format_seconds(figures["seconds_total"]["mean"]),
+                    ", ".join(map(str, record["seeds"])),
+                ]
+            )
+            + " |"
+        )
+    first = records[0]
+    hardware, versions = first["hardware"], first["versions"]
+    commits = ", ".join(dict.fromkeys(str(record["commit"])[:9] for record in records))
+    lines += [
+        "",
+        f"{first['num_clients']} clients, {first['rounds']} rounds unless the setting says otherwise. "
+        f"{hardware['processor']}, {hardware['cores']} cores; torch {versions['torch']}; commits {commits}. "
+        f"To repeat a row: `{first['command']}`, with the setting behind `-c`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def render(text: str) -> str:
+    """The page with every block filled in."""
+    return _BLOCK.sub(lambda found: f"{found[1]}{table(found['name'])}{found[3]}", text)
+
+
+def _setting(record: Mapping[str, Any]) -> str:
+    shown = [pair for pair in record["overrides"] if not pair.startswith(("data.root=", "engine."))]
+    return " ".join(f"`{pair}`" for pair in shown) or "as the file says"
+
+
+def _spread(figure: Mapping[str, Any] | None) -> str:
+    if figure is None:
+        return "–"
+    return f"{figure['mean']:.4f}" + ("" if figure["sd"] is None else f" ± {figure['sd']:.4f}")
+
+
+def _mean(figure: Mapping[str, Any] | None, form: str) -> str:
+    return "–" if figure is None else form.format(figure["mean"])
+
+
+if __name__ == "__main__":
+    old = PAGE.read_text()
+    new = render(old)
+    if "--check" in sys.argv[1:]:
+        sys.exit(0 if old == new else "docs/results.md is not what simulations/results say; run: make docs")
+    PAGE.write_text(new)
