@@ -171,6 +171,9 @@ def test_kill_9_leaves_no_orphan(broken: Broken) -> None:
 
 def test_the_pieces_equal_a_straight_run(broken: Broken, straight: Callable[..., Path]) -> None:
     assert broken.final.code == 0, broken.final.err
+    told = [line.split("  ")[0] for line in broken.final.err.splitlines()]
+    assert told[-2:] == ["round 24/24", "closing"]
+    assert len(told) == len(set(told))  # from the checkpoint on, each round once
     expected = straight(**ROUNDS) / "metrics.jsonl"
     assert (broken.folder / "metrics.jsonl").read_bytes() == expected.read_bytes()
 
