@@ -30,7 +30,7 @@ lint: $(VENV)/.stamp-dev ## check style, types and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.stamp-dev ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fedkd.version import __version__
+
 if TYPE_CHECKING:
     from fedkd.errors import FedKDError as FedKDError
     from fedkd.exchange.codec import Codec as Codec
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from fedkd.rows import Rows as Rows
     from fedkd.rows import Share as Share
     from fedkd.runner import run as run
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Codec": "fedkd.exchange.codec",

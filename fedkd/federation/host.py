@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from fedkd import __version__
 from fedkd.data.base import Samples
 from fedkd.errors import BadReplyError, FedKDError
 from fedkd.federation import tree
@@ -34,6 +33,7 @@ from fedkd.federation.setup_messages import Assignment, Contribution, SetupResul
 from fedkd.federation.store import SETUP, StateRef, round_folder
 from fedkd.federation.wire import Bundle, Parcel, pack, travels, unpack
 from fedkd.federation.workspace import Node, Workspace
+from fedkd.version import __version__
 
 STATE = "state"  # slot of what a trainer keeps between rounds
 FAILURE = "failure"  # header key of the parcel of a client that failed

@@ -16,9 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import final
 
-import fedkd
 from fedkd.errors import ConfigError
 from fedkd.files import write_atomic
+from fedkd.version import __version__
 
 PACKAGES = ("flwr", "torch", "numpy")
 
@@ -132,7 +132,7 @@ class RunFolder:
         """Write env.json: versions, machine, commit of the checkout (else null) and the command line."""
         commit, is_dirty = _checkout()
         env = {
-            "fedkd": fedkd.__version__,
+            "fedkd": __version__,
             **{package: _version(package) for package in PACKAGES},
             "python": platform.python_version(),
             "platform": platform.platform(),
