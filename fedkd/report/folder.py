@@ -20,6 +20,7 @@ from fedkd.errors import ConfigError
 from fedkd.files import write_atomic
 from fedkd.version import __version__
 
+COMPUTES = ("fedkd", "simulations/*.toml", "simulations/*.py", "pyproject.toml")  # what a figure depends on
 PACKAGES = ("flwr", "torch", "numpy")
 
 
@@ -195,12 +196,15 @@ def _version(package: str) -> str | None:
 
 
 def _checkout() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that this package runs from, and whether tracked files differ from it."""
+    """Commit of the checkout that this package runs from, and whether code or experiments differ from it.
+
+    Documents and recorded results do not count: recording a figure must not make the next one look unclean.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # an installed package may lie inside someone else's checkout
         return None, None
     commit = _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    changes = _git(root, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--", *COMPUTES)
     return commit or None, None if changes is None else bool(changes)
 
 
