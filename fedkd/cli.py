@@ -1,4 +1,4 @@
-"""The command line: run, report, list, doctor. Commands parse and print; the work is elsewhere."""
+"""The command line: run, report, list, bench, doctor. Commands parse and print; the work is elsewhere."""
 
 from __future__ import annotations
 
@@ -47,14 +47,17 @@ def run(
     ] = Engine.local,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run folder; must not exist. [default: runs/<time>-<preset>]", show_default=False),
+        typer.Option(help="Run folder; must not exist. \\[default: runs/<time>-<preset>]", show_default=False),
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Go on with the run in this folder, from its last checkpoint.", show_default=False),
     ] = None,
 ) -> None:
-    """Run one experiment: progress, a table, and a run folder with summary, plots and report."""
+    """Run one experiment: progress, a table, and a run folder with summary, plots and report.
+
+    EXPERIMENT is a TOML file or, in a checkout, the name of one in simulations/; without it the preset edgefd runs.
+    """
     from fedkd.compose import compose, parse_overrides
     from fedkd.report.console import Progress, print_summary
     from fedkd.report.folder import default_run_path
@@ -88,7 +91,7 @@ def run(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
 ) -> None:
-    """Write plots and report.html of runs anew, from their event files."""
+    """Write plots and report.html of runs anew, from their event files. RUNS are run folders."""
     from fedkd.report.folder import RunFolder
     from fedkd.report.html import write_report
 

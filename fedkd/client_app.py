@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -12,6 +14,7 @@ from fedkd.federation.workspace import Node
 from fedkd.methods.base import DeviceProfile
 
 app = ClientApp()
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # whatever imports torch here first, a feature map say, gets one thread
 _HOSTS: dict[Node, ClientHost] = {}  # one worker process may serve several nodes in simulation: they share their host
 
 

@@ -43,11 +43,15 @@ def check_combination(experiment: Experiment) -> None:
             "another scheme or the method's payload",
             key="scheme.name",
         )
-    for group, codec in (("codec", uplink), ("downlink", downlink)):
-        if not trainer.kinds <= codec.kinds:
+    answers = trainer.kinds if scheme.gives is None else scheme.gives
+    for group, codec, kinds, who in (
+        ("codec", uplink, trainer.kinds, f"method {experiment.method.name!r} shares"),
+        ("downlink", downlink, answers, f"scheme {experiment.scheme.name!r} answers with"),
+    ):
+        if not kinds <= codec.kinds:
             raise ConfigError(
-                f"{group} {getattr(experiment, group).name!r} carries {_words(codec.kinds)}, but method "
-                f"{experiment.method.name!r} shares {_words(trainer.kinds)}; choose another codec",
+                f"{group} {getattr(experiment, group).name!r} carries {_words(codec.kinds)}, but {who} "
+                f"{_words(kinds)}; choose another codec",
                 key=f"{group}.name",
             )
     if trainer.space == "proxy" and experiment.proxy.name == "none":

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedkd.errors import ConfigError
-from fedkd.experiment import Experiment, load_file, load_flat, merge
+from fedkd.experiment import DEFAULT_CHOICES, Experiment, load_file, load_flat, merge, shared_keys
 from fedkd.lookup import nearest
 from fedkd.presets import preset_values
 from fedkd.types import Flat, Scalar
@@ -36,6 +36,9 @@ def compose(
     preset = "edgefd"
     for layer in layers.values():
         preset = str(layer.get("preset", preset))
+    if experiment:
+        origin = f"file {path}"
+        layers[origin] = _of_this_preset(layers[origin], preset)
     values, origins = merge({f"preset {preset!r}": preset_values(preset), **layers})
     for key in PATH_KEYS:
         given = str(values.get(key, ""))
@@ -48,6 +51,21 @@ def compose(
                 )
             values[key] = str(Path(given).expanduser().absolute())
     return Experiment.build(values, origins)
+
+
+def _of_this_preset(layer: Flat, preset: str) -> Flat:
+    """A file's keys without the options of choices that `preset` makes otherwise than the file's own preset.
+
+    `filter.quantile` in a file for EdgeFD is an option of its filter; with `-c preset=local_only` nobody asked for it.
+    """
+    meant = preset_values(str(layer.get("preset", "edgefd")))
+    chosen = preset_values(preset)
+    dropped: set[str] = set()
+    for group, entry in DEFAULT_CHOICES.items():
+        name = f"{group}.name"
+        if name not in layer and meant.get(name, entry) != chosen.get(name, entry):
+            dropped |= {key for key in layer if key.startswith(f"{group}.")} - shared_keys(group)
+    return {key: value for key, value in layer.items() if key not in dropped}
 
 
 def find_experiment(name: str) -> Path:
@@ -82,7 +100,7 @@ def from_run_config(config: Mapping[str, Scalar]) -> Experiment:
     given = {
         key.replace("-", "_"): value
         for key, value in config.items()
-        if key not in RUN_KEYS and value != "" and (isinstance(value, bool | str) or value >= 0)
+        if key not in RUN_KEYS and value != "" and (isinstance(value, bool | str) or value != -1)
     }
     layers: dict[str, Flat] = {"the run config": given}
     text = str(config.get("overrides", ""))

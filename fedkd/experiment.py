@@ -76,10 +76,10 @@ class SelectionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How the simulation runs; never changes a result."""
+    """How the simulation runs; changes no number of a run in which every client answers in time."""
 
     workers: int = 1  # processes that train clients side by side
-    round_timeout_s: float = 3600.0  # replies later than this count as failures
+    round_timeout_s: float = 3600.0  # later replies count as failures; one local worker cannot be interrupted
     min_good_replies: int = 1  # fewer good replies than this end the run with QuorumError
 
     def __post_init__(self) -> None:
@@ -318,12 +318,17 @@ def merge(layers: Mapping[str, Flat]) -> tuple[dict[str, Scalar], dict[str, str]
         for group, default in DEFAULT_CHOICES.items():
             before = values.get(f"{group}.name", default)
             if layer.get(f"{group}.name", before) != before:
-                shared = {f"{group}.{key}" for key in _common_keys(group)}
+                shared = shared_keys(group)
                 for key in [k for k in values if k.startswith(f"{group}.") and k not in shared]:
                     del values[key], origins[key]
         for key, value in layer.items():
             values[key], origins[key] = value, origin
     return values, origins
+
+
+def shared_keys(group: str) -> set[str]:
+    """Flat keys of a choice group that every entry of it shares."""
+    return {f"{group}.{key}" for key in _common_keys(group)}
 
 
 def _common_keys(group: str) -> tuple[str, ...]:
@@ -337,7 +342,9 @@ def _check_core_keys(top: Mapping[str, Scalar], origins: Mapping[str, str]) -> N
     for key in top:
         if key not in names:
             grouped = [f"{group}.{name}" for group, kind in PLAIN.items() for name in defaults_of(kind)]
+            meant = next((flat for flat in grouped if flat.endswith(f".{key}")), None)
             similar = nearest(key, [*names, *grouped, *(f"{group}.name" for group in CHOICES)])
+            similar = f"; did you mean {meant!r}?" if meant else similar
             raise ConfigError(
                 f"unknown key {key!r}{origin_of(key, origins)}{similar} Keys without a group: {', '.join(names)}",
                 key=key,

@@ -52,7 +52,13 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "fd": Preset(
         "FD: per-class mean logits, each client regularised towards the mean of the others; no proxy set",
-        {"method.name": "fd", "filter.name": "accept_all", "scheme.name": "fd", "proxy.name": "none"},
+        {
+            "method.name": "fd",
+            "schedule.private_steps": 20,
+            "filter.name": "accept_all",
+            "scheme.name": "fd",
+            "proxy.name": "none",
+        },
     ),
     "edgefd_views": Preset(
         "EdgeFD with a second opinion per row (the averaged model) and class-count weights per row and class",
@@ -63,6 +69,7 @@ PRESETS: Mapping[str, Preset] = {
         {
             "method.name": "soft_targets",
             "method.order": "private_then_distil",
+            "schedule.private_steps": 20,
             "filter.name": "accept_all",
             "scheme.name": "none",
             "proxy.name": "none",

@@ -27,6 +27,10 @@ def main(grid: Grid, context: Context) -> None:
     """
     config = dict(context.run_config)
     resume_from = str(config.get("resume-from", ""))
+    if resume_from and not Path(resume_from).is_absolute():
+        raise FedKDError(
+            f"resume-from is {resume_from!r}, expected an absolute path: Flower chooses this process's folder"
+        )
     if resume_from:
         run = open_run(Path(resume_from))
     else:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fedkd.compose import RUN_KEYS, compose, find_experiment, from_run_config, parse_overrides
+from fedkd.compose import RUN_KEYS, SIMULATIONS, compose, find_experiment, from_run_config, parse_overrides
 from fedkd.errors import ConfigError
 from fedkd.experiment import Experiment
+from fedkd.presets import PRESETS
 from fedkd.types import Scalar
 
 
@@ -202,3 +203,32 @@ def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.Monk
 def test_flowers_processes_are_given_no_relative_path() -> None:
     with pytest.raises(ConfigError, match=r"data\.root .from the run config. is 'somewhere', expected an absolute"):
         from_run_config({"data.name": "mnist", "data.root": "somewhere"})
+
+
+def test_options_of_another_presets_filter_do_not_come_along(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('preset = "edgefd"\nrounds = 3\n[filter]\nquantile = 0.5\nholdout = 0.3\n')
+    kept = compose(experiment=str(path))
+    assert kept.filter.config.quantile == 0.5
+    other = compose(experiment=str(path), overrides={"the command line": {"preset": "local_only"}})
+    assert other.filter.name == "accept_all"
+    assert other.selection.holdout == 0.3  # shared by all filters, so it stays
+    assert other.core.rounds == 3
+    assert other.check() is other
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("path", sorted(SIMULATIONS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_preset_goes_with_every_experiment_file(path: Path, preset: str) -> None:
+    compose(experiment=str(path), overrides={"the command line": {"preset": preset, "data.root": "/data"}}).check()
+
+
+def test_a_bare_key_is_told_its_group() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'lr'.*did you mean 'schedule\.lr'\?"):
+        compose(overrides={"the command line": {"lr": 0.1}})
+
+
+def test_only_the_documented_number_stands_for_as_the_preset_says() -> None:
+    assert from_run_config({"seed": -1, "rounds": -1}).core.rounds == 30
+    with pytest.raises(ConfigError, match="seed"):
+        from_run_config({"seed": -7})

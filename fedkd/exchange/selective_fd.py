@@ -38,6 +38,7 @@ class SelectiveFd(ServerScheme):
     Config: ClassVar[type] = SelectiveFdConfig
     spaces = frozenset({"proxy"})
     kinds = frozenset({"probs", "hard"})
+    gives = frozenset({"probs"})
 
     def __init__(self, config: SelectiveFdConfig) -> None:
         self.config = config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,13 +31,17 @@ class Answers:
     peaks: dict[int, int] = field(default_factory=dict)  # process id -> peak memory in bytes
 
     @classmethod
-    def collect(cls, replies: Iterable[CohortReply], *, codec: Codec, expected: Expected) -> Answers:
+    def collect(
+        cls, replies: Iterable[CohortReply], *, codec: Codec, expected: Expected, idle: Collection[int] = ()
+    ) -> Answers:
         """Read and check replies as they come."""
         answers = cls()
         for reply in replies:
             answers.header_bytes += reply.header_bytes
             answers.peaks |= reply.peak
             for client_id, answer in reply.clients.items():
+                if isinstance(answer, ClientFailure) and client_id in idle:
+                    continue  # it was not asked to train: its state lies where it lay
                 if isinstance(answer, ClientFailure):
                     answers.failures[client_id] = answer.reason
                     if answer.ref is not None:

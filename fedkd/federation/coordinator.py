@@ -204,7 +204,7 @@ class Coordinator:
         """Send the request and read the replies; QuorumError where too few are good."""
         engine = self._experiment.engine
         replies = self._fleet.broadcast(wire, deadline_s=engine.round_timeout_s)
-        answers = Answers.collect(replies, codec=self._here.uplink, expected=expected)
+        answers = Answers.collect(replies, codec=self._here.uplink, expected=expected, idle=request.idle)
         answers.add_missing(
             self._participants(setting, request.round_id, closing=request.closing),
             reason=f"no reply within {engine.round_timeout_s:g} s, or never set up",

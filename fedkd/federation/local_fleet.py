@@ -28,9 +28,8 @@ class LocalFleet(Fleet):
         self._pending: list[tuple[int, list[int], Future[bytes]]] = []  # (child, cohort, its reply)
         # In this process a resident state cannot get lost between messages, so it need not be written each round.
         self._host = ClientHost(write_through=workers > 1)
-        if workers == 1:
-            self._settings.enter_context(one_torch_thread())
-        else:
+        self._settings.enter_context(one_torch_thread())  # also beside children: a server model may train here
+        if workers > 1:
             self._children = [Worker.start() for _ in range(workers)]
             # One thread a child: it sends the child's requests one after another and waits for its replies.
             self._queues = [self._settings.enter_context(ThreadPoolExecutor(max_workers=1)) for _ in range(workers)]

@@ -10,7 +10,7 @@ from fedkd.errors import BadReplyError
 from fedkd.federation.messages import GARBLED
 from fedkd.federation.store import StateRef
 from fedkd.federation.wire import Parcel
-from fedkd.filters.selection import SCORE_BINS
+from fedkd.filters.selection import OWN_MARGIN, SCORE_BINS
 from fedkd.types import Array, Mask
 
 
@@ -31,7 +31,7 @@ class Contribution:
         x, labels = parcel.arrays.get("x"), parcel.arrays.get("labels")
         if x is None or x.ndim < 2 or x.dtype != np.float32 or not np.isfinite(x).all():
             raise BadReplyError("contribution has no finite float32 array x (n, ...)")
-        if labels is not None and (labels.shape[:1] != x.shape[:1] or labels.dtype.kind != "i"):
+        if labels is not None and (labels.shape != x.shape[:1] or labels.dtype.kind != "i"):
             raise BadReplyError(f"contribution has labels {labels.shape} for inputs {x.shape}")
         return cls(x=x, labels=labels)
 
@@ -76,7 +76,9 @@ class SetupResult:
             if any(each.shape != (len(SCORE_BINS) - 1,) or each.dtype.kind != "i" for each in counts):
                 raise ValueError("score counts")
             margin = arrays.get("margin")
-            if margin is not None and (margin.shape != (size,) or margin.dtype.kind != "f" or np.isnan(margin).any()):
+            if margin is not None and (
+                margin.shape != (size,) or margin.dtype.kind != "f" or not (np.abs(margin) <= OWN_MARGIN).all()
+            ):
                 raise ValueError("margins")
             return cls(
                 ref=ref,

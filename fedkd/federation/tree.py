@@ -6,16 +6,13 @@ import hashlib
 import json
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fedkd.errors import StateError
 from fedkd.federation.wire import DTYPES, Parcel
 from fedkd.types import Array
-
-if TYPE_CHECKING:
-    pass
 
 _LEAF = "$array"  # marks an array's place in the skeleton: {"$array": number, "as": "torch" or "numpy"}
 _FLOAT = "$float"  # marks NaN and the infinities, which JSON lacks: {"$float": "inf"}

@@ -67,7 +67,11 @@ class Workspace:
     @functools.cached_property
     def store(self) -> StateStore:
         """Where states lie."""
-        return StateStore(Path(self.node.state_root or self.job.state_root))
+        ours = Path(self.job.state_root)
+        if not self.node.state_root:
+            return StateStore(ours)
+        # A device may serve many runs, one after another or side by side: each has a folder, named after its run.
+        return StateStore(Path(self.node.state_root) / ours.parent.name)
 
     @functools.cached_property
     def dataset(self) -> Dataset:

@@ -102,11 +102,9 @@ class FederatedDistillation(LocalTrainer):
         return (ctx.task.predict(model, samples, ids, batch_size=ctx.profile.predict_batch),)
 
     def share(self, ctx: Context, state: State, rows: tuple[Rows, ...]) -> Share:  # noqa: ARG002 - the contract's arguments
-        """One row per class that the client trained on in this round, with its number of samples."""
+        """One row per class that the client trained on in this round. How many samples it had stays at home."""
         counts = state["counts"].numpy()
         ids = np.flatnonzero(counts)
         means = (state["sums"].numpy()[ids] / counts[ids, None]).astype(np.float32)
-        row = Rows(
-            space="class", kind="logits", ids=ids, values=means, columns={"count": counts[ids].astype(np.float32)}
-        )
+        row = Rows(space="class", kind="logits", ids=ids, values=means)
         return Share(client_id=ctx.client_id, round_id=ctx.round_id, rows=(row,))

@@ -274,3 +274,24 @@ def test_a_job_comes_back_and_a_garbled_one_is_refused() -> None:
     assert Job.from_json(JOB.to_json()) == JOB
     with pytest.raises(BadReplyError, match="request carries no job"):
         Job.from_json({})
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e7, np.nan])
+def test_margins_beyond_every_filter_are_refused(value: float) -> None:
+    said = SetupResult(
+        ref=StateRef("", "d"),
+        accepted=np.array([True, False]),
+        threshold=0.5,
+        holdout_counts=np.zeros(32, np.int64),
+        proxy_counts=np.zeros(32, np.int64),
+        seconds=0.0,
+        margin=np.array([0.5, value], np.float32),
+    )
+    with pytest.raises(BadReplyError, match="margins"):
+        SetupResult.from_parcel(said.to_parcel())
+
+
+def test_labels_must_be_one_number_each() -> None:
+    said = Contribution(x=np.zeros((3, 1, 2, 2), np.float32), labels=np.zeros((3, 2), np.int64))
+    with pytest.raises(BadReplyError, match="labels"):
+        Contribution.from_parcel(said.to_parcel())

@@ -71,7 +71,8 @@ def test_the_version_is_that_of_the_inputs() -> None:
 
 def test_a_node_has_roots_of_its_own(job: Job, tmp_path: Path) -> None:
     here = Workspace(job, Node(state_root=str(tmp_path / "mine"), data_root="data", profile=DeviceProfile(name="pi")))
-    assert here.store.root == tmp_path / "mine"
+    run = Path(job.state_root).parent.name
+    assert here.store.root == tmp_path / "mine" / run  # a device serves many runs, each in a folder of its own
     assert here.experiment.data.root == "data"
 
 
