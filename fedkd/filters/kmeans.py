@@ -17,7 +17,7 @@ from fedkd.functional.kmeans_density import density_surrogate, distance_margin, 
 from fedkd.streams import stream, stream_seed
 from fedkd.types import Array
 
-MIN_MEMBERS = 5  # per_centroid: centroids with fewer known samples take the T_c of all
+MIN_MEMBERS = 5  # per_centroid: centroids with fewer known samples share one quantile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class KMeansFilter(Filter):
     T_c by `threshold_rule`: quantile, the smallest distance within which a share q of the known distances lies;
     mean_sd, their mean + a * standard deviation; constant; per_centroid, a T_j for each centroid from the quantile of
     the known samples closest to it, x being accepted where d_j(x) <= T_j for some j. A centroid with fewer than
-    MIN_MEMBERS of them, or with T_j = 0, takes the T_c of all. There d(x) stands for min_j d_j(x) / T_j, and T_c for 1.
+    MIN_MEMBERS of them shares one T with the others like it; where that or T_j is 0, the T_c of all stands in. There d(x) stands for min_j d_j(x) / T_j, and T_c for 1.
 
     The margin is 1 - d / T_c, from 1 on a centroid down to -1e6. With the rule constant all clients have one T_c, so
     that the largest margin is the smallest distance: for filter.rule nearest that is the better order (tests/filters/
@@ -161,11 +161,14 @@ class KMeansFilter(Filter):
         """T_j (k,): the quantile of the distances of centroid j's own members among the known rows."""
         centers = self._fitted()
         each = np.stack([nearest_distance(known, center[None]) for center in centers])
-        owner, radii = each.argmin(axis=0), np.full(len(centers), self._reach)
-        for j in range(len(centers)):
-            own = each[j, owner == j]
-            if len(own) >= MIN_MEMBERS:
-                radii[j] = _quantile(own, self._config.quantile) or self._reach
+        owner = each.argmin(axis=0)
+        is_sparse = np.bincount(owner, minlength=len(centers)) < MIN_MEMBERS
+        # Not the T_c of all: its share q may lie with the other centroids alone, and then fewer than q are accepted.
+        among_sparse = each.min(axis=0)[is_sparse[owner]]
+        shared = _quantile(among_sparse, self._config.quantile) if len(among_sparse) else 0.0
+        radii = np.full(len(centers), shared or self._reach)
+        for j in np.flatnonzero(~is_sparse):
+            radii[j] = _quantile(each[j, owner == j], self._config.quantile) or self._reach
         return radii
 
     def _fitted(self) -> Array:

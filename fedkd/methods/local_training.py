@@ -87,7 +87,8 @@ def train_round(
 
     `joint` takes one private and one distillation batch in each step, for as many steps as the private schedule has.
     Its first round takes no step: there is nothing yet to join, and a model that starts on its own few classes
-    saturates and later collapses under the first aggregate (MNIST, one class each: 0.62 against 0.97 after ten rounds).
+    saturates and later collapses under the first aggregate (MNIST, one class each, validation split: 0.62 after ten
+    rounds, against 0.97 after eight).
     Otherwise only the private part is trained without knowledge, and only the distillation part in the closing message.
     """
     plan = ctx.schedule

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedkd.data.base import Samples
+from fedkd.filters.kmeans import KMeansConfig, KMeansFilter
 from tests.filters.test_kmeans import blob, fitted, mixture
 
 
@@ -73,3 +74,13 @@ def test_large_data_are_clustered_in_mini_batches() -> None:
     )
     np.testing.assert_array_equal(whole, same)
     assert (whole != parts).any()
+
+
+def test_sparse_centroids_accept_their_share_beside_a_dense_one() -> None:
+    """The T of all would be met by the dense cluster alone, and reject both far samples."""
+    private = Samples(np.array([[0.0], [100.0], [200.0]], np.float32), np.arange(3))
+    near = np.arange(1, 11, dtype=np.float32)[:, None] / 10
+    holdout = Samples(np.concatenate([near, np.array([[105.0], [207.0]], np.float32)]))
+    config = KMeansConfig(k_per_class=1, quantile=0.5, threshold_rule="per_centroid")
+    accepted = KMeansFilter(config, seed=0).fit(private).calibrate(holdout).accept(holdout)
+    assert accepted.tolist() == [True] * 5 + [False] * 5 + [True, False]
