@@ -61,7 +61,8 @@ class KMeansFilter(Filter):
     T_c by `threshold_rule`: quantile, the smallest distance within which a share q of the known distances lies;
     mean_sd, their mean + a * standard deviation; constant; per_centroid, a T_j for each centroid from the quantile of
     the known samples closest to it, x being accepted where d_j(x) <= T_j for some j. A centroid with fewer than
-    MIN_MEMBERS of them shares one T with the others like it; where that or T_j is 0, the T_c of all stands in. There d(x) stands for min_j d_j(x) / T_j, and T_c for 1.
+    MIN_MEMBERS of them shares one T with the others like it; where that or T_j is 0, the T_c of all stands in. There
+    d(x) stands for min_j d_j(x) / T_j, and T_c for 1.
 
     The margin is 1 - d / T_c, from 1 on a centroid down to -1e6. With the rule constant all clients have one T_c, so
     that the largest margin is the smallest distance: for filter.rule nearest that is the better order (tests/filters/
