@@ -122,6 +122,8 @@ def train_round(
             terms.append(kd_weight * losses["distil_loss"][-1])
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(terms).sum())
+        if plan.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
         optimizer.step()
         if after_step:
             after_step()

@@ -25,6 +25,7 @@ class ScheduleConfig:
     weight_decay: float = 0.0
     lr_gamma: float = 1.0  # the learning rate is multiplied by it ...
     lr_every: int = 0  # ... every so many rounds; 0: never
+    clip_norm: float = 0.0  # gradients longer than this are scaled back to it, in each step; 0: never
 
     def __post_init__(self) -> None:
         for name in ("private_epochs", "private_steps", "distil_epochs", "distil_steps"):
@@ -37,6 +38,7 @@ class ScheduleConfig:
         check_range("weight_decay", self.weight_decay, low=0.0)
         check_range("lr_gamma", self.lr_gamma, above=0.0, high=1.0)
         check_range("lr_every", self.lr_every, low=0)
+        check_range("clip_norm", self.clip_norm, low=0.0)
 
     def lr_at(self, round_id: int) -> float:
         """The learning rate in a round."""

@@ -40,11 +40,14 @@ def run(
     closing: bool = False,
     known: bool = True,
     repeat: bool = False,
+    clip_norm: float = 0.0,
     **options: Any,
 ) -> tuple[Scalar, Metrics]:
     model = Scalar()
     model.eval()  # as whoever predicted with it may have left it
-    plan = ScheduleConfig(private_steps=steps, distil_steps=steps, distil_batch=2, repeat_batch=repeat)
+    plan = ScheduleConfig(
+        private_steps=steps, distil_steps=steps, distil_batch=2, repeat_batch=repeat, clip_norm=clip_norm
+    )
     metrics = train_round(
         Toy(schedule=plan).context(round_id, closing=closing),
         model,
@@ -113,6 +116,12 @@ def test_a_joint_step_takes_the_weighted_sum_by_hand() -> None:
     model, metrics = run("joint", steps=1, private_weight=0.5, kd_weight=2.0)  # gradient .5 * -1 + 2 * 3
     assert model.w.item() == pytest.approx(-0.55)
     assert metrics == pytest.approx({"private_loss": 0.5, "distil_loss": 4.5})  # losses without their weights
+
+
+def test_gradients_are_clipped_by_hand() -> None:
+    """The private pull at w = 0 is -1, and -0.95 at 0.05: a norm of 0.5 cuts both, one of 2 neither."""
+    assert run("private_then_distil", known=False, clip_norm=0.5)[0].w.item() == pytest.approx(0.1, abs=1e-6)
+    assert run("private_then_distil", known=False, clip_norm=2.0)[0].w.item() == pytest.approx(0.19, abs=1e-6)
 
 
 @pytest.mark.parametrize("order", ["private_then_distil", "distil_then_private", "joint"])
