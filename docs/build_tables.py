@@ -6,6 +6,7 @@ python docs/build_tables.py --check    # fail where the page is not what the dat
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from fedkd.report.units import format_bytes, format_seconds
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "simulations" / "results"
-_BLOCK = re.compile(r"(<!-- results: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (?P<kind>results|bench): (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
 
 def table(name: str) -> str:
@@ -62,9 +63,43 @@ def table(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def filter_bench(name: str) -> str:
+    """A Markdown table of results/bench_<name>.json, which `fedkd bench filters --json` wrote: widths by filters."""
+    path = RESULTS / f"bench_{name}.json"
+    if not path.exists():
+        return "_Not measured yet._\n"
+    found = json.loads(path.read_text())
+    lines = [
+        "| filter | d | k | fit | score | kept | peak of a process |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for case in found["cases"]:
+        lines.append(
+            f"| `{case['filter']}` | {case['d']} | {case['k'] or '–'} | {_seconds(case['fit_s'])} | "
+            f"{_seconds(case['score_s'])} | {_bytes(case['kept_bytes'])} | {_bytes(case['peak_rss_bytes'])} |"
+        )
+    lines.append("")
+    for each in found["ratios"]:
+        score, fit = each["score"], each["fit"]
+        lines.append(
+            f"* d = {each['d']}, k = {each['k']}: KMeans scores {score['kulsif']:.1f}× faster than KuLSIF in matmul "
+            f"form ({score['kulsif_float32']:.1f}× in float32), keeps {each['kept']:.1f}× less; KuLSIF's fit takes "
+            f"{fit['kulsif']:.2f}× KMeans' time."
+        )
+    machine = found["machine"]
+    lines += [
+        "",
+        f"{found['rows']:,} rows scored, {found['private']:,} private rows, medians of {found['repeats']} interleaved "
+        f"repeats on one thread. {machine['processor']}; numpy {machine['numpy']}, scikit-learn "
+        f"{machine['scikit-learn']}; commit {str(found['commit'])[:9]}. To repeat: `{found['command']}`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def render(text: str) -> str:
     """The page with every block filled in."""
-    return _BLOCK.sub(lambda found: f"{found[1]}{table(found['name'])}{found[3]}", text)
+    makers = {"results": table, "bench": filter_bench}
+    return _BLOCK.sub(lambda found: f"{found[1]}{makers[found['kind']](found['name'])}{found['end']}", text)
 
 
 def _setting(record: Mapping[str, Any]) -> str:
@@ -80,6 +115,14 @@ def _spread(figure: Mapping[str, Any] | None) -> str:
 
 def _mean(figure: Mapping[str, Any] | None, form: str) -> str:
     return "–" if figure is None else form.format(figure["mean"])
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else format_seconds(value)
+
+
+def _bytes(value: int | None) -> str:
+    return "–" if value is None else format_bytes(value)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from fedkd.bench.filter_cases import (
     scorer,
 )
 from fedkd.errors import FedKDError
+from fedkd.provenance import checkout, processor
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -68,7 +69,11 @@ def measure(
         for d in widths:
             say(f"d = {d}")
             found += _measure_width(all_cases((d,)), repeats)
+    commit, is_dirty = checkout()
     return {
+        "command": f"fedkd bench filters --json --repeats {repeats}",
+        "commit": commit,
+        "is_dirty": is_dirty,
         "rows": ROWS,
         "private": PRIVATE,
         "repeats": repeats,
@@ -96,7 +101,7 @@ def ratios(found: list[Measured], *, d: int, k: int = 10) -> dict[str, Any]:
 def machine() -> dict[str, Any]:
     """Where the figures come from."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -184,11 +189,3 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def _ratio(value: float | None, base: float | None) -> float | None:
     return None if value is None or not base else value / base
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -9,7 +9,6 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from datetime import datetime
 from importlib import metadata
@@ -18,9 +17,9 @@ from typing import final
 
 from fedkd.errors import ConfigError
 from fedkd.files import write_atomic
+from fedkd.provenance import checkout
 from fedkd.version import __version__
 
-COMPUTES = ("fedkd", "simulations/*.toml", "simulations/*.py", "pyproject.toml")  # what a figure depends on
 PACKAGES = ("flwr", "torch", "numpy")
 
 
@@ -131,7 +130,7 @@ class RunFolder:
 
     def write_env(self) -> None:
         """Write env.json: versions, machine, commit of the checkout (else null) and the command line."""
-        commit, is_dirty = _checkout()
+        commit, is_dirty = checkout()
         env = {
             "fedkd": __version__,
             **{package: _version(package) for package in PACKAGES},
@@ -193,24 +192,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _checkout() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that this package runs from, and whether code or experiments differ from it.
-
-    Documents and recorded results do not count: recording a figure must not make the next one look unclean.
-    """
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # an installed package may lie inside someone else's checkout
-        return None, None
-    commit = _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--", *COMPUTES)
-    return commit or None, None if changes is None else bool(changes)
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -12,6 +12,7 @@ from typing import Any
 
 from fedkd.errors import DataError
 from fedkd.files import write_atomic
+from fedkd.provenance import processor
 
 FIGURES = (
     "acc_mean_final",
@@ -50,7 +51,7 @@ def make_record(
         "commit": environment["git_commit"],
         "is_dirty": environment["git_dirty"],
         "versions": {name: environment[name] for name in ("fedkd", "flwr", "torch", "numpy", "python")},
-        "hardware": {"processor": _processor(), "cores": environment["cpu_count"], "platform": platform.machine()},
+        "hardware": {"processor": processor(), "cores": environment["cpu_count"], "platform": platform.machine()},
         **{key: first[key] for key in ("preset", "method", "scheme", "dataset", "partition", "num_clients", "rounds")},
         "engine": first["engine"],
         "seeds": list(seeds),
@@ -90,14 +91,3 @@ def latest(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     for record in records:
         found[(record["experiment"], *record["overrides"])] = record
     return list(found.values())
-
-
-def _processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
