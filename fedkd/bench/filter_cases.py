@@ -58,8 +58,12 @@ def draw(rows: int, d: int, *, seed: int) -> Samples:
     """Samples (rows, d) float32 of one class, spread like normalised images."""
     rng = np.random.default_rng([seed, d])
     centers = 0.8 * np.random.default_rng(d).standard_normal((_SOURCES, d), dtype=np.float32)
-    x = 0.5 * rng.standard_normal((rows, d), dtype=np.float32)
-    x += centers[rng.integers(_SOURCES, size=rows)]
+    x = rng.standard_normal((rows, d), dtype=np.float32)
+    x *= 0.5
+    source = rng.integers(_SOURCES, size=rows)
+    for j in range(_SOURCES):  # in place: what is drawn here must not be the peak of a process that filters
+        for row in np.flatnonzero(source == j):
+            x[row] += centers[j]
     return Samples(x)
 
 
