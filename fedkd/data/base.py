@@ -15,19 +15,50 @@ Role: TypeAlias = Literal["train", "val", "test", "unlabelled", "pool", "stream"
 ROLES: frozenset[str] = frozenset(get_args(Role))
 
 
+IGNORE = -100  # target of positions that count for nothing (void pixels, prompts, padding); as in torch's losses
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Inputs x (n, ...) float32 and, where they are known, targets y (n, ...)."""
+    """Inputs and, where they are known, targets.
+
+    Attributes:
+        x: (n, ...) the main input: float32 images or features, or int32 tokens.
+        y: (n,) class numbers, or (n, ...) targets by position, where IGNORE marks what does not count.
+        more: further inputs by name, each (n, ...): a second modality, a prompt, a time step.
+        groups: (n,) int64, what partitions, splits and diagnostics count by where y is no class per sample (the
+            dominant class of an image, the topic of a text). It never leaves the client, except for diagnostics.
+    """
 
     x: Array
     y: Array | None = None
+    more: Mapping[str, Array] = field(default_factory=dict)
+    groups: Array | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def take(self, index: Ids) -> Samples:
         """The samples at `index` (n,), in that order."""
-        return Samples(self.x[index], None if self.y is None else self.y[index])
+        return Samples(
+            self.x[index],
+            None if self.y is None else self.y[index],
+            {name: array[index] for name, array in self.more.items()},
+            None if self.groups is None else self.groups[index],
+        )
+
+    def inputs(self) -> Samples:
+        """The same without targets and groups: what may enter a proxy set."""
+        return Samples(self.x, more=self.more)
+
+    @property
+    def strata(self) -> Array:
+        """Group numbers (n,): `groups`, else the classes, else one group for all."""
+        if self.groups is not None:
+            return self.groups
+        if self.y is not None and self.y.ndim == 1:
+            return self.y
+        return np.zeros(len(self), np.int64)
 
     @property
     def labels(self) -> Array:
