@@ -16,6 +16,13 @@ def softmax(values: Float[Array, "n c"], *, temperature: float = 1.0) -> Float[A
     return soft
 
 
+def log_softmax(values: Float[Array, "n c"]) -> Float[Array, "n c"]:
+    """Row-wise logarithm of the softmax, safe for large values."""
+    shifted = values - values.max(axis=-1, keepdims=True, initial=-np.inf)
+    logs: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return logs
+
+
 def entropy_reduction(probs: Float[Array, "n c"], *, temperature: float) -> Float[Array, "n c"]:
     """Entropy reduction aggregation (ERA): softmax of the averaged probabilities over `temperature`.
 

@@ -13,6 +13,14 @@ def masked_mean(values: Float[Tensor, " n"], keep: Bool[Tensor, " n"]) -> Float[
     return (values * keep).sum() / keep.sum().clamp_min(1)
 
 
+def target_cross_entropy(
+    logits: Float[Tensor, "n c *positions"], targets: Int[Tensor, n * positions], *, ignore: int = -100
+) -> Float[Tensor, ""]:
+    """Cross-entropy in nats, mean over the targets other than `ignore`; 0 with a gradient path where there are none."""
+    total: Tensor = functional.cross_entropy(logits, targets, ignore_index=ignore, reduction="sum")
+    return total / (targets != ignore).sum().clamp_min(1)
+
+
 def soft_target_rows(
     student: Float[Tensor, "n c"], target: Float[Tensor, "n c"], *, temperature: float
 ) -> Float[Tensor, " n"]:
