@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from fedkd.checks import check_choice, check_range
 from fedkd.data.base import Samples
 from fedkd.errors import ConfigError
@@ -48,6 +50,7 @@ class Proxy:
         weight: (p,) weights of the filter's rule `soft`; None where it says yes or no.
         asked: sample ids that the server asks for in this round, ascending.
         rows_per_sample: rows that one sample makes (1 for an image, H*W for a segmentation map, T for a sequence).
+        valid: (p, rows_per_sample) mask of the rows that count; None where all of them do.
     """
 
     samples: Samples
@@ -57,6 +60,7 @@ class Proxy:
     asked: Ids
     weight: Array | None = None
     rows_per_sample: int = 1
+    valid: Mask | None = None
 
     @property
     def x(self) -> Array:
@@ -65,3 +69,13 @@ class Proxy:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def row_ids(self, sample_ids: Ids) -> Ids:
+        """Ids of all rows of these samples that count, sample by sample."""
+        return row_ids(sample_ids, self.rows_per_sample, self.valid)
+
+
+def row_ids(sample_ids: Ids, rows_per_sample: int, valid: Mask | None = None) -> Ids:
+    """Row ids `sample_id * rows_per_sample + position` of samples, without those whose mask (p, positions) is false."""
+    ids: Ids = (sample_ids[:, None] * rows_per_sample + np.arange(rows_per_sample)).reshape(-1)
+    return ids if valid is None else ids[valid[sample_ids].reshape(-1)]
