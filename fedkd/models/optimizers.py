@@ -11,11 +11,18 @@ OptimizerState = dict[str, Any]
 
 
 def make_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float
+    name: str,
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
 ) -> optim.Optimizer:
-    """SGD (with momentum) or Adam over `parameters`."""
+    """SGD (with momentum), Adam or AdamW over `parameters`, or over groups of them as torch takes them."""
     if name == "adam":
         return optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
+    if name == "adamw":
+        return optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
     return optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 

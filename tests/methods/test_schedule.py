@@ -35,6 +35,26 @@ def test_the_learning_rate_falls_every_so_many_rounds_by_hand() -> None:
     assert ScheduleConfig(lr=0.08, lr_every=1).lr_at(100) == 0.08
 
 
+def test_decay_by_hand() -> None:
+    at = (0.0, 0.25, 0.5, 1.0)
+    factors = {
+        decay: [ScheduleConfig(lr_decay=decay, lr_power=2.0).lr_factor(progress) for progress in at]
+        for decay in ("constant", "linear", "poly", "cosine")
+    }
+    assert factors["constant"] == [1, 1, 1, 1]
+    assert factors["linear"] == pytest.approx([1, 0.75, 0.5, 0])
+    assert factors["poly"] == pytest.approx([1, 0.5625, 0.25, 0])
+    assert factors["cosine"] == pytest.approx([1, (2 + 2**0.5) / 4, 0.5, 0])
+
+
+def test_warm_up_comes_before_the_decay_and_ends_its_first_step_above_zero() -> None:
+    plan = ScheduleConfig(lr_decay="linear", warmup=0.2)
+    assert [plan.lr_factor(p, step=0.1) for p in (0.0, 0.1, 0.2, 0.6)] == pytest.approx([0.5, 1, 1, 0.5])
+    assert ScheduleConfig(warmup=0.2).lr_factor(0.9) == 1.0
+    assert not ScheduleConfig(warmup=0.2).is_constant
+    assert ScheduleConfig().is_constant
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -44,7 +64,11 @@ def test_the_learning_rate_falls_every_so_many_rounds_by_hand() -> None:
         ("distil_steps", -1),
         ("private_batch", 0),
         ("distil_batch", 0),
-        ("optimizer", "adamw"),
+        ("optimizer", "lion"),
+        ("lr_decay", "step"),
+        ("lr_power", 0.0),
+        ("warmup", 1.0),
+        ("warmup", -0.1),
         ("lr", 0.0),
         ("momentum", 1.0),
         ("momentum", -0.1),

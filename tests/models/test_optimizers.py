@@ -8,7 +8,7 @@ from fedkd.models.optimizers import load_optimizer, make_optimizer, optimizer_st
 from fedkd.models.pool import snapshot
 from tests.contract.toys import digest_of, stored
 
-OPTIMIZERS = ["sgd", "adam"]
+OPTIMIZERS = ["sgd", "adam", "adamw"]
 
 
 def start(name: str) -> tuple[nn.Module, optim.Optimizer]:
@@ -72,6 +72,9 @@ def test_the_settings_are_those_that_were_asked_for() -> None:
         "momentum": 0.9,
         "weight_decay": 0.01,
     }
+    _, adamw = start("adamw")
+    assert isinstance(adamw, optim.AdamW)
+    assert (adamw.param_groups[0]["lr"], adamw.param_groups[0]["weight_decay"]) == (0.1, 0.01)
     _, adam = start("adam")
     assert isinstance(adam, optim.Adam)
     assert (adam.param_groups[0]["lr"], adam.param_groups[0]["weight_decay"]) == (0.1, 0.01)
