@@ -102,6 +102,7 @@ def report(
 class Kind(StrEnum):
     """What can be listed."""
 
+    tasks = "tasks"
     methods = "methods"
     schemes = "schemes"
     presets = "presets"

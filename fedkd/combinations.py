@@ -5,22 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedkd.errors import ConfigError
-from fedkd.lookup import resolve
-from fedkd.tasks import TASKS
 
 if TYPE_CHECKING:
     from fedkd.experiment import Experiment
+
+
+def metric_of(experiment: Experiment) -> tuple[str, bool]:
+    """What clients are judged by, and whether higher is better: the method's own metric where it has one."""
+    judge = experiment.task.cls if experiment.method.cls.metric is None else experiment.method.cls
+    return judge.metric, judge.metric_higher_is_better
 
 
 def check_combination(experiment: Experiment) -> None:
     """Raise ConfigError for the first pair of choices that cannot work together."""
     trainer, scheme = experiment.method.create(), experiment.scheme.create()
     uplink, downlink = experiment.codec.create(), experiment.downlink.create()
-    if _task_name(experiment.task) not in trainer.tasks:
+    task = experiment.task.cls.name  # as its class says: one from outside may be of a kind that trainers declare
+    if task not in trainer.tasks:
         raise ConfigError(
-            f"method {experiment.method.name!r} does not train task {experiment.task!r}, only "
+            f"method {experiment.method.name!r} does not train task {experiment.task.name!r}, only "
             f"{', '.join(sorted(trainer.tasks))}; choose another method",
             key="method.name",
+        )
+    if scheme.tasks is not None and task not in scheme.tasks:
+        raise ConfigError(
+            f"scheme {experiment.scheme.name!r} does not serve task {experiment.task.name!r}, only "
+            f"{', '.join(sorted(scheme.tasks))}; choose another scheme",
+            key="scheme.name",
         )
     if experiment.filter.cls.needs_proxy_labels and not experiment.proxy.diagnostics:
         raise ConfigError(
@@ -64,12 +75,3 @@ def check_combination(experiment: Experiment) -> None:
 
 def _words(names: frozenset[str]) -> str:
     return " or ".join(sorted(names))
-
-
-def _task_name(task: str) -> str:
-    """The name that the task's class gives itself: a class from outside may be of a kind that trainers declare."""
-    try:
-        name: str = resolve(TASKS, task, what="task").name
-    except ConfigError as error:
-        raise ConfigError(f"task {error}", key="task") from error
-    return name

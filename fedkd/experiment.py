@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fedkd.checks import check_choice, check_range
 from fedkd.data import PARTITIONS
@@ -28,7 +28,10 @@ from fedkd.methods import METHODS
 from fedkd.methods.schedule import ScheduleConfig
 from fedkd.models.config import ModelConfig
 from fedkd.settings import build_config, coerce, defaults_of, origin_of
+from fedkd.tasks import TASKS
 from fedkd.types import Flat, Scalar
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +148,7 @@ class Choice:
 
 
 CHOICES: Mapping[str, Mapping[str, str]] = {
+    "task": TASKS,
     "partition": PARTITIONS,
     "method": METHODS,
     "filter": FILTERS,
@@ -162,7 +166,9 @@ PLAIN: Mapping[str, type] = {
     "checkpoint": CheckpointConfig,
     "evaluate": EvaluateConfig,
 }
+SHORT: Mapping[str, str] = {"task": "task.name"}  # a key without a group that stands for a choice
 DEFAULT_CHOICES: Mapping[str, str] = {
+    "task": "classification",
     "partition": "strong",
     "method": "soft_targets",
     "filter": "kmeans",
@@ -177,7 +183,6 @@ class Experiment:
     """Everything that decides what a run computes. Build it with `Experiment.build`."""
 
     core: CoreConfig
-    task: str
     selection: SelectionConfig
     data: DataConfig
     model: ModelConfig
@@ -186,6 +191,7 @@ class Experiment:
     engine: EngineConfig
     checkpoint: CheckpointConfig
     evaluate: EvaluateConfig
+    task: Choice
     partition: Choice
     method: Choice
     filter: Choice
@@ -203,20 +209,19 @@ class Experiment:
         Raises:
             ConfigError: an unknown key (with the nearest right name), a wrong type or a value out of range.
         """
-        origins = origins or {}
-        values = {key.replace("-", "_"): value for key, value in values.items()}
+        values = _in_full({key.replace("-", "_"): value for key, value in values.items()})
+        origins = _in_full(origins or {})
         split: dict[str, dict[str, Scalar]] = {group: {} for group in ("", *PLAIN, *CHOICES)}
         for flat, value in values.items():
             group, _, key = flat.rpartition(".")
             if group not in split:
                 groups = sorted(filter(None, split))
-                similar = nearest(flat, ["task"] if group == "task" else [f"{known}.{key}" for known in groups])
+                similar = nearest(flat, [f"{known}.{key}" for known in groups])
                 raise ConfigError(
                     f"unknown key {flat!r}{origin_of(flat, origins)}{similar} Groups: {', '.join(groups)}", key=flat
                 )
             split[group][key] = value
         top = split.pop("")
-        task = coerce(top.pop("task", "classification"), str, "task", origins)
         _check_core_keys(top, origins)
         chosen: dict[str, Any] = {}
         selection: dict[str, Scalar] = {}
@@ -229,7 +234,6 @@ class Experiment:
         plain = {group: build_config(kind, split[group], group=group, origins=origins) for group, kind in PLAIN.items()}
         return cls(
             core=build_config(CoreConfig, top, group="", origins=origins),
-            task=str(task),
             selection=build_config(SelectionConfig, selection, group="filter", origins=origins),
             **plain,
             **chosen,
@@ -250,7 +254,7 @@ class Experiment:
 
     def flat(self) -> dict[str, Scalar]:
         """Every key with its value, choices with all their options: what goes into config.toml and over the wire."""
-        flat: dict[str, Scalar] = {**dataclasses.asdict(self.core), "task": self.task}
+        flat: dict[str, Scalar] = dataclasses.asdict(self.core)
         for group in PLAIN:
             flat |= {f"{group}.{key}": value for key, value in dataclasses.asdict(getattr(self, group)).items()}
         for group in CHOICES:
@@ -290,7 +294,7 @@ def load_file(path: Path) -> dict[str, Scalar]:
 
 
 def flatten(tree: Mapping[str, Any], *, origin: str, prefix: str = "") -> dict[str, Scalar]:
-    """Nested tables as flat dotted keys, dashes as underscores."""
+    """Nested tables as flat dotted keys, dashes as underscores; `task = "x"` as `task.name`."""
     flat: dict[str, Scalar] = {}
     for key, value in tree.items():
         name = f"{prefix}{key.replace('-', '_')}"
@@ -303,7 +307,7 @@ def flatten(tree: Mapping[str, Any], *, origin: str, prefix: str = "") -> dict[s
                 f"{name} (from {origin}) is {value!r}, expected one number, text, true or false; correct the value",
                 key=name,
             )
-    return flat
+    return _in_full(flat)
 
 
 def merge(layers: Mapping[str, Flat]) -> tuple[dict[str, Scalar], dict[str, str]]:
@@ -314,7 +318,8 @@ def merge(layers: Mapping[str, Flat]) -> tuple[dict[str, Scalar], dict[str, str]
     """
     values: dict[str, Scalar] = {}
     origins: dict[str, str] = {}
-    for origin, layer in layers.items():
+    for origin, given in layers.items():
+        layer = _in_full(given)
         for group, default in DEFAULT_CHOICES.items():
             before = values.get(f"{group}.name", default)
             if layer.get(f"{group}.name", before) != before:
@@ -324,6 +329,13 @@ def merge(layers: Mapping[str, Flat]) -> tuple[dict[str, Scalar], dict[str, str]
         for key, value in layer.items():
             values[key], origins[key] = value, origin
     return values, origins
+
+
+def _in_full(flat: Mapping[str, _T]) -> dict[str, _T]:
+    """The same keys with short ones written out; where both stand, the full one counts."""
+    return {SHORT.get(key, key): value for key, value in flat.items()} | {
+        key: flat[key] for key in SHORT.values() if key in flat
+    }
 
 
 def shared_keys(group: str) -> set[str]:
@@ -338,7 +350,7 @@ def _common_keys(group: str) -> tuple[str, ...]:
 
 def _check_core_keys(top: Mapping[str, Scalar], origins: Mapping[str, str]) -> None:
     """ConfigError for a key without a group that there is not, with the nearest key of any group."""
-    names = [*defaults_of(CoreConfig), "task"]
+    names = list(defaults_of(CoreConfig))
     for key in top:
         if key not in names:
             grouped = [f"{group}.{name}" for group, kind in PLAIN.items() for name in defaults_of(kind)]

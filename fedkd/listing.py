@@ -14,8 +14,10 @@ from fedkd.lookup import resolve
 from fedkd.methods import METHODS
 from fedkd.models import MODELS
 from fedkd.presets import PRESETS
+from fedkd.tasks import TASKS
 
 TABLES: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "tasks": ("task", TASKS),
     "methods": ("method", METHODS),
     "schemes": ("scheme", SCHEMES),
     "filters": ("filter", FILTERS),
@@ -42,5 +44,7 @@ def listing(kind: str) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"name": name, "summary": summary, "path": path, "keys": keys}
         if kind == "methods":
             entry |= {"tasks": sorted(found.tasks), "space": found.space}
+        elif kind == "tasks":
+            entry |= {"metric": found.metric, "metric_higher_is_better": found.metric_higher_is_better}
         entries.append(entry)
     return entries

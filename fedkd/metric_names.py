@@ -5,8 +5,10 @@ from __future__ import annotations
 # How well the clients do. Lists are ordered by client id; a client that failed has null.
 SCORE_MEAN = "score/mean"
 SCORE_PER_CLIENT = "score/per_client"
+SCORE_NAME = "score/name"  # what the score is; absent where it is accuracy, which has names of its own
 ACC_MEAN = "acc/mean"
 ACC_PER_CLIENT = "acc/per_client"
+FIGURES_PREFIX = "figures/"  # further figures of an evaluation, averaged over the clients that were evaluated
 CONFUSION = "eval/confusion"  # per client a (classes, classes) matrix of counts: rows true, columns predicted
 SERVER_ACC = "server/acc"
 TRAIN_PREFIX = "train/"  # what a trainer reports, averaged over the clients that answered

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from fedkd.combinations import metric_of
 from fedkd.errors import MissingExtraError, RunError
 from fedkd.experiment import Experiment, load_file
 from fedkd.federation.checkpoint import Checkpoints
@@ -19,12 +20,10 @@ from fedkd.federation.fleet import Fleet
 from fedkd.federation.local_fleet import LocalFleet
 from fedkd.federation.preflight import Plan, preflight
 from fedkd.files import write_atomic
-from fedkd.lookup import resolve
 from fedkd.report.events import Events
 from fedkd.report.folder import RunFolder
 from fedkd.report.html import write_report
 from fedkd.report.summary import Summary, write_summary
-from fedkd.tasks import TASKS
 
 Listener: TypeAlias = Callable[[Mapping[str, Any]], object]
 _log = logging.getLogger(__name__)
@@ -68,13 +67,8 @@ def conduct(run: Run, fleet: Fleet, *, engine: str, listeners: Sequence[Listener
     with _alone(folder):
         with Events(folder.metrics_jsonl, folder.timings_jsonl, listeners=listeners) as events:
             Coordinator(run.experiment, fleet, plan=run.plan, paths=paths, emitter=events).run()
-        task = resolve(TASKS, run.experiment.task, what="task")
-        summary = write_summary(
-            folder,
-            engine=engine,
-            metric_name=run.experiment.method.cls.metric or task.metric,
-            higher_is_better=task.metric_higher_is_better,
-        )
+        name, higher = metric_of(run.experiment)
+        summary = write_summary(folder, engine=engine, metric_name=name, higher_is_better=higher)
         try:
             write_report(folder)
         except MissingExtraError as error:

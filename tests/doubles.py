@@ -18,6 +18,7 @@ from fedkd.filters.kmeans import KMeansConfig, KMeansFilter
 from fedkd.methods.base import Context, LocalTrainer, State
 from fedkd.methods.soft_targets import SoftTargets, SoftTargetsConfig
 from fedkd.rows import Knowledge, Rows, Share
+from fedkd.tasks.base import Evaluation
 from fedkd.types import Array, Ids, Metrics
 
 FAULTS = ("none", "raise", "nan", "nan_loss", "odd_metric", "die", "sleep")
@@ -74,6 +75,9 @@ class Faulty(LocalTrainer):
             share = replace(share, metrics=odd)
         return share
 
+    def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
+        return self.inner.evaluate(ctx, state, samples)
+
     def is_due(self, ctx: Context, fault: str) -> bool:
         config = self.config
         return (
@@ -107,6 +111,9 @@ class Talkative(LocalTrainer):
     def share(self, ctx: Context, state: State, rows: tuple[Rows, ...]) -> Share:
         share = self.inner.share(ctx, state, rows)
         return replace(share, metrics={"rows_seen": float(len(rows[0]))})
+
+    def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
+        return self.inner.evaluate(ctx, state, samples)
 
 
 @final

@@ -1,11 +1,13 @@
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, final
 
 import pytest
 
+from fedkd.combinations import metric_of
 from fedkd.errors import ConfigError
 from fedkd.exchange.codec import Codec, Encoded
 from fedkd.experiment import Experiment
+from fedkd.methods.base import LocalTrainer
 from fedkd.rows import Rows
 from fedkd.tasks.classification import Classification
 from fedkd.types import Flat
@@ -72,7 +74,8 @@ def test_what_cannot_work_together_is_refused_with_the_way_out(values: Flat, key
         {"codec.name": PROBS_ONLY, "downlink.name": PROBS_ONLY, "method.payload": "probs"},
         {"scheme.name": "none", "proxy.name": "none", "codec.name": PROBS_ONLY},
         {"filter.name": "oracle"},
-        {"task": "tests.test_combinations:OwnTask"},
+        {"task.name": "tests.test_combinations:OwnTask"},
+        {"task.name": "segmentation"},
     ],
 )
 def test_what_works_together_passes(values: Flat) -> None:
@@ -82,4 +85,31 @@ def test_what_works_together_passes(values: Flat) -> None:
 def test_a_task_that_nobody_declares_is_refused() -> None:
     error = refused({"task": "tests.contract.toys:Oddity"})
     assert error.key == "method.name"
-    assert "'soft_targets' does not train task 'tests.contract.toys:Oddity', only classification" in str(error)
+    assert "'soft_targets' does not train task 'tests.contract.toys:Oddity', only classification, " in str(error)
+
+
+def test_a_scheme_may_be_made_for_some_tasks_alone() -> None:
+    error = refused({"task.name": "segmentation", "scheme.name": "dsfl", "method.payload": "probs"})
+    assert error.key == "scheme.name"
+    assert "scheme 'dsfl' does not serve task 'segmentation', only classification" in str(error)
+
+
+@final
+class Judged(LocalTrainer):
+    Config: ClassVar[type] = NoConfig
+    metric = "attack_success"
+    metric_higher_is_better = False
+
+
+@pytest.mark.parametrize(
+    ("values", "metric"),
+    [
+        ({}, ("acc", True)),
+        ({"task.name": "segmentation"}, ("miou", True)),
+        ({"task.name": "language"}, ("loss", False)),
+        ({"task.name": "diffusion", "method.name": "tests.test_combinations:Judged"}, ("attack_success", False)),
+        ({"task.name": "language", "method.name": "tests.test_combinations:Judged"}, ("attack_success", False)),
+    ],
+)
+def test_clients_are_judged_by_the_method_s_own_metric_or_the_task_s(values: Flat, metric: tuple[str, bool]) -> None:
+    assert metric_of(Experiment.build(values)) == metric

@@ -10,6 +10,7 @@ from fedkd.errors import ConfigError
 from fedkd.experiment import CHOICES, COMMON, DEFAULT_CHOICES, Experiment, load_file, load_flat, merge
 from fedkd.lookup import resolve
 from fedkd.methods.soft_targets import SoftTargets, SoftTargetsConfig
+from fedkd.tasks.classification import ClassificationConfig
 from fedkd.types import Flat
 
 
@@ -22,7 +23,7 @@ def refused(values: Flat, origins: dict[str, str] | None = None) -> ConfigError:
 def test_the_defaults_go_together() -> None:
     experiment = Experiment.build({}).check()
     assert {group: getattr(experiment, group).name for group in CHOICES} == DEFAULT_CHOICES
-    assert experiment.task == "classification"
+    assert isinstance(experiment.task.config, ClassificationConfig)
 
 
 def test_keys_reach_their_configs() -> None:
@@ -54,7 +55,7 @@ def test_dashes_are_underscores() -> None:
         ("filter.own_sample_stag", "own_sample_stage"),
         ("filter.quantil", "quantile"),
         ("codec.nam", "name"),
-        ("task.name", "task"),
+        ("tsk.name", "task.name"),
         ("filter.kmeans.quantile", "filter.quantile"),
     ],
 )
@@ -71,7 +72,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_right_name(key: str, similar
         ("rounds", 0, "rounds (from file x.toml) is 0, expected at least 1"),
         ("seed", "x", "seed (from file x.toml) is 'x', expected a whole number"),
         ("device", "gpu", "device (from file x.toml) is 'gpu', expected one of auto, cpu, cuda"),
-        ("task", True, "task (from file x.toml) is True, expected a text"),
+        ("task.name", True, "task.name (from file x.toml) is True, expected a text"),
         ("schedule.lr", -1, "schedule.lr (from file x.toml) is -1.0, expected greater than 0"),
         ("filter.holdout", 1, "filter.holdout (from file x.toml) is 1.0, expected greater than 0 and less than 1"),
         ("method.order", "jiont", "method.order (from file x.toml) is 'jiont', expected one of"),
@@ -88,7 +89,25 @@ def test_a_wrong_value_names_key_origin_and_what_was_expected(key: str, value: A
 def test_an_unknown_choice_suggests_the_nearest() -> None:
     assert "did you mean 'soft_targets'?" in str(refused({"method.name": "soft_target"}))
     assert "did you mean 'classification'?" in str(refused({"task": "clasification"}))
-    assert str(refused({"task": "clasification"})).startswith("task is 'clasification'")
+    error = refused({"task": "clasification"}, {"task": "file x.toml"})
+    assert str(error).startswith("task.name (from file x.toml) is 'clasification'")
+    assert error.key == "task.name"
+
+
+def test_a_task_is_a_choice_with_options() -> None:
+    experiment = Experiment.build({"task.name": "segmentation", "task.stride": 2})
+    assert experiment.task.config.stride == 2
+    assert experiment.flat()["task.stride"] == 2
+    assert load_flat(experiment.to_toml(), origin="x") == experiment.flat()
+    assert "task.stride is 0, expected at least 1" in str(refused({"task.name": "segmentation", "task.stride": 0}))
+
+
+def test_the_old_bare_key_names_the_task() -> None:
+    assert Experiment.build({"task": "segmentation"}).task.name == "segmentation"
+    assert load_flat("task = 'language'", origin="x") == {"task.name": "language"}
+    assert load_flat("task.name = 'language'", origin="x") == {"task.name": "language"}
+    layers: dict[str, Flat] = {"file": {"task.name": "segmentation", "task.stride": 2}, "line": {"task": "language"}}
+    assert merge(layers) == ({"task.name": "language"}, {"task.name": "line"})
 
 
 CHANGED: Flat = {

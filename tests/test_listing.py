@@ -26,8 +26,14 @@ def test_all_of_the_table_is_listed(kind: str) -> None:
 def test_keys_are_those_of_the_configuration_with_their_defaults() -> None:
     soft_targets = next(entry for entry in listing("methods") if entry["name"] == "soft_targets")
     assert soft_targets["keys"]["method.temperature"] == 1.0
-    assert soft_targets["tasks"] == ["classification"]
+    assert soft_targets["tasks"] == ["classification", "image_text", "language", "segmentation"]
     assert soft_targets["space"] == "proxy"
+
+
+def test_a_task_says_what_it_is_judged_by() -> None:
+    language = next(entry for entry in listing("tasks") if entry["name"] == "language")
+    assert (language["metric"], language["metric_higher_is_better"]) == ("loss", False)
+    assert language["keys"] == {"task.pad": -1}
 
 
 def test_presets_show_what_they_set() -> None:

@@ -42,6 +42,7 @@ class DsFl(ServerScheme):
     Config: ClassVar[type] = DsFlConfig
     spaces = frozenset({"proxy"})
     kinds = frozenset({"probs"})
+    tasks = frozenset({"classification"})  # its own model is trained and judged by one row per sample
 
     def __init__(self, config: DsFlConfig) -> None:
         self.config = config

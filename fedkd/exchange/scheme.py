@@ -39,6 +39,7 @@ class ServerScheme(ABC):
     Config: ClassVar[type]
     spaces: ClassVar[frozenset[str]]  # spaces of the rows that it combines; empty: it takes no shares
     kinds: ClassVar[frozenset[str]]  # kinds of the rows that it combines
+    tasks: ClassVar[frozenset[str] | None] = None  # names of the tasks that it serves; None: every task
     gives: ClassVar[frozenset[str] | None] = None  # kinds of the rows that it answers with; None: those it was given
 
     @abstractmethod

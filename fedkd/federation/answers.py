@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from fedkd.data.proxy import row_ids
 from fedkd.errors import BadReplyError, QuorumError
 from fedkd.exchange.codec import Codec
 from fedkd.federation.border import Expected, check_share
@@ -81,21 +83,24 @@ class Answers:
 
 
 def _check_tables(result: RoundResult, expected: Expected) -> None:
-    """BadReplyError where the one table that is used is not what it should be."""
-    table, classes = result.tables.get("confusion"), expected.num_classes
-    if table is not None and (table.dtype.kind != "i" or table.shape != (classes, classes)):
-        raise BadReplyError(
-            f"confusion has shape {table.shape} of {table.dtype}, expected ({classes}, {classes}) counts"
-        )
+    """BadReplyError where a table is not one that the task fills, or not of its shape."""
+    for name, table in result.tables.items():
+        if name not in expected.tables:
+            raise BadReplyError(f"a table {name[:40]!r} was not asked for")
+        if table.dtype.kind != "i" or table.shape != expected.tables[name]:
+            raise BadReplyError(
+                f"{name} has shape {table.shape} of {table.dtype}, expected {expected.tables[name]} counts"
+            )
 
 
-def expected_shares(setting: Setting, request: RoundRequest, *, trainer: LocalTrainer, task: Task) -> Expected:
+def expected_shares(setting: Setting, request: RoundRequest, *, trainer: LocalTrainer, task: Task[Any]) -> Expected:
     """What shares of this round must look like."""
     asked = None
     if setting.proxy is not None and trainer.space == "proxy":
         samples = np.zeros(len(setting.proxy), bool)
         samples[slice(None) if request.asked is None else request.asked] = True
-        asked = np.repeat(samples, task.rows_per_sample)
+        asked = np.zeros(len(samples) * task.rows_per_sample, bool)
+        asked[row_ids(np.flatnonzero(samples), task.rows_per_sample, task.valid(setting.proxy))] = True
     return Expected(
         round_id=request.round_id,
         space=trainer.space,
@@ -103,4 +108,5 @@ def expected_shares(setting: Setting, request: RoundRequest, *, trainer: LocalTr
         num_columns=task.num_outputs,
         asked=asked,
         num_classes=task.num_outputs,
+        tables=task.table_shapes,
     )

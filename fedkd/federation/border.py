@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Expected:
     asked: Mask | None  # (p * rows_per_sample,) rows that may be answered in proxy space; None: there is no proxy
     num_classes: int
     max_variants: int = 8
+    tables: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of counts that an evaluation may carry
 
 
 def check_share(share: Share, client_id: int, expected: Expected) -> Share:

@@ -21,7 +21,7 @@ from fedkd.filters.selection import Selection, select
 from fedkd.methods.base import Context, LocalTrainer, State
 from fedkd.rows import Rows, Share
 from fedkd.streams import stream, stream_seed
-from fedkd.types import Ids
+from fedkd.types import Ids, Metrics
 
 
 def choose(workspace: Workspace, client_id: int, proxy: Samples, own_ids: Ids) -> Selection:
@@ -61,17 +61,14 @@ def train(
     if state is None:
         state = trainer.init(ctx)
     state, metrics = trainer.fit(ctx, state, request.knowledge.seen_by(client_id))
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise FedKDError(f"training diverged: {name} is {value}; lower schedule.lr")
+    _check_finite(metrics)
     share = Share(client_id=client_id, round_id=request.round_id)
     if request.wants_share:
         share = share_of(trainer, ctx, state)
     score, tables, figures = None, {}, {}
     if request.evaluate:
-        test = ctx.data.test
-        every = np.arange(len(test) * ctx.task.rows_per_sample)
-        found = ctx.task.evaluate(trainer.predict(ctx, state, test, every)[0], test)
+        found = trainer.evaluate(ctx, state, ctx.data.test)
+        _check_finite({"the score": found.score, **found.metrics})
         score, tables, figures = found.score, dict(found.tables), found.metrics
     parcel = tree.to_parcel(state)
     result = RoundResult(
@@ -85,6 +82,12 @@ def train(
     return result, state, parcel
 
 
+def _check_finite(figures: Metrics) -> None:
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise FedKDError(f"training diverged: {name} is {value}; lower schedule.lr")
+
+
 def share_of(trainer: LocalTrainer, ctx: Context, state: State) -> Share:
     """The trainer's share; whatever it predicts, rows that the client's filter rejects do not leave.
 
@@ -94,7 +97,7 @@ def share_of(trainer: LocalTrainer, ctx: Context, state: State) -> Share:
     rows: tuple[Rows, ...] = ()
     if proxy is not None and trainer.space == "proxy":
         samples = proxy.asked if trainer.needs_full_proxy else proxy.asked[proxy.accepted[proxy.asked]]
-        rows = trainer.predict(ctx, state, proxy.samples, rows_of(samples, proxy.rows_per_sample))
+        rows = trainer.predict(ctx, state, proxy.samples, proxy.row_ids(samples))
     share = trainer.share(ctx, state, rows)
     if proxy is None or trainer.space != "proxy":
         return share
@@ -104,12 +107,6 @@ def share_of(trainer: LocalTrainer, ctx: Context, state: State) -> Share:
     if proxy.weight is not None:
         allowed = tuple(_weighted(r, proxy.weight[r.ids // proxy.rows_per_sample]) for r in allowed)
     return replace(share, rows=allowed)
-
-
-def rows_of(samples: Ids, rows_per_sample: int) -> Ids:
-    """Row ids of all positions of the samples, ascending."""
-    ids: Ids = (samples[:, None] * rows_per_sample + np.arange(rows_per_sample)).reshape(-1)
-    return ids
 
 
 def _weighted(rows: Rows, weight: np.ndarray) -> Rows:

@@ -13,6 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from fedkd import metric_names as m
+from fedkd.combinations import metric_of
 from fedkd.exchange.scheme import ServerContext, ServerScheme
 from fedkd.experiment import Experiment
 from fedkd.federation.answers import Answers, expected_shares
@@ -121,7 +122,7 @@ class Coordinator:
                 i: wire.shared.nbytes + parcel.nbytes for i, parcel in wire.clients.items() if i not in request.idle
             },
             num_clients=self._experiment.core.num_clients,
-            metric=task.metric,
+            metric=metric_of(self._experiment)[0],
         )
         aggregating = time.perf_counter()
         scheme, knowledge = progress.scheme, Knowledge()
@@ -137,6 +138,7 @@ class Coordinator:
                     knowledge,
                     asked=asked,
                     rows_per_sample=task.rows_per_sample,
+                    valid=None if setting.proxy is None else task.valid(setting.proxy),
                 ),
                 **numbers,
             }

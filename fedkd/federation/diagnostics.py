@@ -11,7 +11,7 @@ from fedkd import metric_names as m
 from fedkd.federation.setting import Setting
 from fedkd.functional.aggregation import row_entropy, softmax
 from fedkd.rows import Knowledge, Rows, Share
-from fedkd.types import Array, Ids
+from fedkd.types import Array, Ids, Mask
 
 
 def acceptance(setting: Setting, class_counts: Array | None, num_clients: int) -> dict[str, Any]:
@@ -51,12 +51,18 @@ def teaching(
     *,
     asked: Ids | None,
     rows_per_sample: int,
+    valid: Mask | None = None,
 ) -> dict[str, Any]:
-    """Coverage, voters and purity of the main rows in proxy space; accuracy and entropy of what was aggregated."""
+    """Coverage, voters and purity of the main rows in proxy space; accuracy and entropy of what was aggregated.
+
+    Args:
+        valid: (p, rows_per_sample) mask of the rows that count; None where all of them do.
+    """
     spoken = [(s.client_id, rows) for s in shares for rows in s.rows if rows.space == "proxy" and not rows.variant]
     if setting.proxy is None:
         return {}
-    num_asked = len(setting.proxy if asked is None else asked) * rows_per_sample
+    samples = np.arange(len(setting.proxy)) if asked is None else asked
+    num_asked = max(1, len(samples) * rows_per_sample if valid is None else int(valid[samples].sum()))
     votes = sum(len(rows) for _, rows in spoken)
     covered = len(np.unique(np.concatenate([rows.ids for _, rows in spoken]))) if spoken else 0
     numbers: dict[str, Any] = {m.COVERAGE: covered / num_asked, m.VOTERS: votes / num_asked}

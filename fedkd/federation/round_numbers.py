@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ def round_numbers(
     Args:
         scores: the last known score of every client, the failed ones included: the mean is over all of them.
         downlink: payload bytes sent to each client.
-        metric: name of the task's metric; accuracy goes under its own names too.
+        metric: name of what clients are scored by; accuracy goes under its own names too.
     """
     clients, good = range(num_clients), answers.good
     numbers: dict[str, Any] = {
@@ -43,11 +43,17 @@ def round_numbers(
         numbers |= {m.SCORE_MEAN: mean, m.SCORE_PER_CLIENT: per_client}
         if metric == "acc":
             numbers |= {m.ACC_MEAN: mean, m.ACC_PER_CLIENT: per_client}
+        else:
+            numbers[m.SCORE_NAME] = metric
+        numbers |= _means([good[i].metrics for i in sorted(good)], m.FIGURES_PREFIX, without=metric)
         if request.closing:
             tables = [good[i].tables.get("confusion") if i in good else None for i in clients]
             if any(table is not None for table in tables):
                 numbers[m.CONFUSION] = [None if table is None else table.tolist() for table in tables]
-    for name in sorted({name for result in good.values() for name in result.share.metrics}):
-        values = [good[i].share.metrics[name] for i in sorted(good) if name in good[i].share.metrics]
-        numbers[m.TRAIN_PREFIX + name] = float(np.mean(values))
-    return numbers
+    return numbers | _means([good[i].share.metrics for i in sorted(good)], m.TRAIN_PREFIX)
+
+
+def _means(reports: Sequence[Mapping[str, float]], prefix: str, *, without: str = "") -> dict[str, float]:
+    """The mean of each figure over the clients that report it."""
+    names = sorted({name for report in reports for name in report} - {without})
+    return {prefix + name: float(np.mean([report[name] for report in reports if name in report])) for name in names}

@@ -26,10 +26,8 @@ from fedkd.federation.messages import Job
 from fedkd.federation.store import SETUP, StateStore
 from fedkd.federation.wire import Parcel, load_arrays, save_arrays
 from fedkd.files import write_atomic
-from fedkd.lookup import resolve
 from fedkd.methods.base import Context, DeviceProfile, LocalTrainer
 from fedkd.streams import stream, stream_seed
-from fedkd.tasks import TASKS
 from fedkd.tasks.base import Task
 from fedkd.types import Ids
 
@@ -84,9 +82,9 @@ class Workspace:
         return PartitionTable.load(Path(self.job.partition))
 
     @functools.cached_property
-    def task(self) -> Task:
-        """The task over the data's classes."""
-        task: Task = resolve(TASKS, self.experiment.task, what="task")(num_outputs=self.dataset.num_classes)
+    def task(self) -> Task[Any]:
+        """The task over the data set."""
+        task: Task[Any] = self.experiment.task.cls.of(self.experiment.task.config, self.dataset)
         return task
 
     @functools.cached_property
@@ -170,7 +168,7 @@ class Workspace:
         return Context(
             client_id=client_id,
             round_id=round_id,
-            progress=round_id / self.experiment.core.rounds,
+            rounds=self.experiment.core.rounds,
             closing=closing,
             data=self.data(client_id),
             proxy=proxy,
@@ -194,6 +192,7 @@ class Workspace:
             asked=np.arange(len(samples)) if asked is None else asked,
             weight=setup["weight"],
             rows_per_sample=self.task.rows_per_sample,
+            valid=self.task.valid(samples),
         )
 
     def _proxy_path(self, version: str) -> Path:

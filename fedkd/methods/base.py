@@ -12,7 +12,7 @@ from fedkd.data.base import ClientData, Samples
 from fedkd.data.proxy import Proxy
 from fedkd.methods.schedule import ScheduleConfig
 from fedkd.rows import Knowledge, Rows, Share
-from fedkd.tasks.base import Task
+from fedkd.tasks.base import Evaluation, Task
 from fedkd.types import Ids, Metrics
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Context:
     """Everything that a trainer may use in one round.
 
     Attributes:
-        progress: round_id / rounds, 0..1; for schedules.
+        rounds: of the whole run; the closing message has round_id == rounds.
         closing: true in the message after the last round: digest the knowledge, do not train on private data.
         proxy: None where the experiment has no proxy set.
         models: owns the live modules; a module's weights are those of the state that was loaded into it last.
@@ -46,17 +46,26 @@ class Context:
 
     client_id: int
     round_id: int
-    progress: float
+    rounds: int
     closing: bool
     data: ClientData
     proxy: Proxy | None
-    task: Task
+    task: Task[Any]
     models: ClientModels
     schedule: ScheduleConfig
     rng: Callable[[str], np.random.Generator]
     torch_rng: Callable[[str], AbstractContextManager[None]]
     device: str
     profile: DeviceProfile
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that lies behind when the round starts, 0..1; for schedules."""
+        return self.progress_at(0.0)
+
+    def progress_at(self, done: float) -> float:
+        """Share of the run that lies behind when `done` (0..1) of this round is over; 1 in the closing message."""
+        return min(1.0, (self.round_id + done) / self.rounds)
 
 
 class LocalTrainer(ABC):
@@ -67,7 +76,8 @@ class LocalTrainer(ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"train"})  # roles that the client's data must have
     space: ClassVar[str] = "proxy"  # space of the rows that it shares
     kinds: frozenset[str]  # kinds of the rows that it shares as configured
-    metric: ClassVar[str | None] = None  # None: the task's own metric
+    metric: ClassVar[str | None] = None  # what `evaluate` scores by; None: the task's own metric
+    metric_higher_is_better: ClassVar[bool] = True  # of a metric of its own
     needs_full_proxy: ClassVar[bool] = False  # true: `predict` sees every asked row, not only the accepted ones
 
     @abstractmethod
@@ -80,8 +90,12 @@ class LocalTrainer(ABC):
 
     @abstractmethod
     def predict(self, ctx: Context, state: State, samples: Samples, ids: Ids) -> tuple[Rows, ...]:
-        """Rows at the row `ids` of `samples`, the main variant first. Also used for evaluation."""
+        """Rows at the row `ids` of `samples`, the main variant first."""
 
     @abstractmethod
     def share(self, ctx: Context, state: State, rows: tuple[Rows, ...]) -> Share:
         """The method's own selection from `rows`: which rows go, with which weights."""
+
+    @abstractmethod
+    def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
+        """How good the client is on labelled samples, by the metric. Where rows tell, `evaluate_rows` does it all."""

@@ -14,10 +14,13 @@ from fedkd.data.base import Samples
 from fedkd.functional.aggregation import softmax
 from fedkd.functional.losses import soft_target_rows
 from fedkd.methods.base import Context, LocalTrainer, State
+from fedkd.methods.evaluation import evaluate_rows
 from fedkd.methods.local_training import ORDERS, distil_loss, private_loss, student_optimizer, train_round
+from fedkd.methods.taught import Taught
 from fedkd.models.optimizers import load_optimizer, optimizer_state
 from fedkd.models.pool import snapshot
 from fedkd.rows import Knowledge, Rows, Share
+from fedkd.tasks.base import Evaluation
 from fedkd.types import Array, Ids, Metrics
 
 EMA = "ema"  # the variant of the averaged model
@@ -67,13 +70,12 @@ class EmaViews(LocalTrainer):
         model, average = ctx.models.load("student", state["student"]), ctx.models.load(EMA, state[EMA])
         optimizer = student_optimizer(ctx, model)
         load_optimizer(optimizer, state["optimizer"])
-        ids, targets = mean_of_views(knowledge.rows("proxy"))
-        distil = None
-        if ctx.proxy is not None and len(ids):
-            sample_ids = ids // ctx.proxy.rows_per_sample
-            distil = distil_loss(
-                ctx, model, sample_ids, torch.from_numpy(targets), functools.partial(soft_target_rows, temperature=1.0)
-            )
+        heard = mean_of_views(knowledge.rows("proxy"))
+        distil, num_targets = None, 0
+        if heard is not None and ctx.proxy is not None:
+            taught = Taught(heard, ctx.proxy.rows_per_sample)
+            distil = distil_loss(ctx, model, taught, functools.partial(soft_target_rows, temperature=1.0))
+            num_targets = len(taught)
         decay = self.config.decay
 
         def follow() -> None:
@@ -92,7 +94,7 @@ class EmaViews(LocalTrainer):
                 order=self.config.order,
                 private=private_loss(ctx, model),
                 distil=distil,
-                num_targets=len(ids),
+                num_targets=num_targets,
                 private_weight=self.config.private_weight,
                 kd_weight=self.config.kd_weight,
                 after_step=follow,
@@ -115,6 +117,10 @@ class EmaViews(LocalTrainer):
         weighted = tuple(replace(view, weight=np.tile(heard, (len(view), 1))) for view in rows)
         return Share(client_id=ctx.client_id, round_id=ctx.round_id, rows=weighted)
 
+    def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
+        """The task's figures of the student."""
+        return evaluate_rows(self, ctx, state, samples)
+
 
 def class_weights(counts: Array, *, smoothing: float) -> Array:
     """Weights (c,) in (0, 1], largest 1: class counts plus `smoothing` times their mean."""
@@ -123,14 +129,14 @@ def class_weights(counts: Array, *, smoothing: float) -> Array:
     return weights
 
 
-def mean_of_views(rows: tuple[Rows, ...]) -> tuple[Ids, Array]:
-    """Ids (n,) and the mean (n, c) over the variants that speak for each id."""
+def mean_of_views(rows: tuple[Rows, ...]) -> Rows | None:
+    """The mean over the variants that speak for each id; None where none does."""
     if not rows:
-        return np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
+        return None
     ids = np.unique(np.concatenate([view.ids for view in rows]))
     total, voices = np.zeros((len(ids), rows[0].values.shape[1])), np.zeros((len(ids), 1))
     for view in rows:
         at = np.searchsorted(ids, view.ids)
         total[at] += view.values
         voices[at] += 1
-    return ids, (total / voices).astype(np.float32)
+    return Rows(space="proxy", kind="probs", ids=ids, values=(total / voices).astype(np.float32))

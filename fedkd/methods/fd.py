@@ -8,16 +8,17 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fedkd.checks import check_range
 from fedkd.data.base import Samples
 from fedkd.functional.losses import class_sums, masked_mean, soft_target_rows
 from fedkd.methods.base import Context, LocalTrainer, State
+from fedkd.methods.evaluation import evaluate_rows
 from fedkd.methods.local_training import student_optimizer, train_round
 from fedkd.models.optimizers import load_optimizer, optimizer_state
 from fedkd.models.pool import snapshot
 from fedkd.rows import Knowledge, Rows, Share
+from fedkd.tasks.base import Evaluation
 from fedkd.types import Ids, Metrics
 
 
@@ -73,16 +74,15 @@ class FederatedDistillation(LocalTrainer):
         targets, known = targets.to(ctx.device), known.to(ctx.device)
         sums, counts = torch.zeros(classes, classes), torch.zeros(classes)
         train = ctx.data.train
-        x, y = torch.from_numpy(train.x).to(ctx.device), torch.from_numpy(train.labels).to(ctx.device)
 
         def loss(index: Ids) -> Tensor:
-            at = torch.from_numpy(index)
-            logits, labels = model(x[at]), y[at]
+            batch = ctx.task.batch(train, index, ctx.device)
+            logits, labels = ctx.task.answer(model, batch), batch.y
             batch_sums, batch_counts = class_sums(logits.detach().cpu(), labels.cpu(), num_classes=classes)
             sums.add_(batch_sums)
             counts.add_(batch_counts)
             drawn = masked_mean(soft_target_rows(logits, targets[labels], temperature=1.0), known[labels])
-            return functional.cross_entropy(logits, labels) + self.config.kd_weight * drawn
+            return ctx.task.loss_of(logits, batch) + self.config.kd_weight * drawn
 
         with ctx.torch_rng("fit"):
             metrics = train_round(
@@ -108,3 +108,7 @@ class FederatedDistillation(LocalTrainer):
         means = (state["sums"].numpy()[ids] / counts[ids, None]).astype(np.float32)
         row = Rows(space="class", kind="logits", ids=ids, values=means)
         return Share(client_id=ctx.client_id, round_id=ctx.round_id, rows=(row,))
+
+    def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
+        """The task's figures of the student."""
+        return evaluate_rows(self, ctx, state, samples)

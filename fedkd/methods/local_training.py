@@ -1,33 +1,50 @@
-"""The training loop that trainers with one student share: private batches, distillation batches, or both in a step."""
+"""The training loop that trainers share: private batches, distillation batches, or both in a step."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn, optim
-from torch.nn import functional
 
 from fedkd.functional.batching import batch_starts
+from fedkd.functional.losses import masked_mean
 from fedkd.methods.base import Context
+from fedkd.methods.taught import Taught
 from fedkd.models.optimizers import make_optimizer
 from fedkd.types import Ids, Metrics
 
 Loss: TypeAlias = Callable[[Ids], Tensor]  # the loss on a batch, given positions in its data
-RowsLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # student logits (n, c), targets (n, c) -> losses (n,)
+RowsLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # student rows (m, c), targets (m, c) -> losses (m,)
 ORDERS = ("distil_then_private", "private_then_distil", "joint")
 
 
-def student_optimizer(ctx: Context, model: nn.Module) -> optim.Optimizer:
-    """The optimiser of `schedule.*` over the model's parameters."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ParamGroup:
+    """Parameters that are trained with settings of their own."""
+
+    parameters: Sequence[nn.Parameter]
+    lr_scale: float = 1.0  # their learning rate, as a multiple of schedule.lr
+    weight_decay: float | None = None  # None: schedule.weight_decay
+
+
+def student_optimizer(ctx: Context, *modules: nn.Module, groups: Sequence[ParamGroup] = ()) -> optim.Optimizer:
+    """The optimiser of `schedule.*` over the parameters of the modules, and over further groups of parameters."""
     plan = ctx.schedule
+    lr = plan.lr_at(ctx.round_id)
+    own = list(nn.ModuleList(modules).parameters())  # each once, though modules may share some
+    every: list[dict[str, Any]] = [{"params": own}] if own else []
+    for group in groups:
+        decay = plan.weight_decay if group.weight_decay is None else group.weight_decay
+        every.append({"params": list(group.parameters), "lr": lr * group.lr_scale, "weight_decay": decay})
     return make_optimizer(
         plan.optimizer,
-        model.parameters(),
-        lr=plan.lr_at(ctx.round_id),
+        every,
+        lr=lr,
         momentum=plan.momentum,
         weight_decay=plan.weight_decay,
     )
@@ -46,26 +63,26 @@ def batches(rng: np.random.Generator, size: int, batch: int, steps: int) -> Iter
 
 
 def private_loss(ctx: Context, model: nn.Module) -> Loss:
-    """Cross-entropy on private samples, mean over the batch."""
+    """The task's loss on private samples, mean over the valid targets of the batch."""
     train = ctx.data.train
-    x, y = torch.from_numpy(train.x).to(ctx.device), torch.from_numpy(train.labels).to(ctx.device)
 
     def loss(index: Ids) -> Tensor:
-        at = torch.from_numpy(index)
-        return functional.cross_entropy(model(x[at]), y[at])
+        return ctx.task.loss(model, ctx.task.batch(train, index, ctx.device))
 
     return loss
 
 
-def distil_loss(ctx: Context, model: nn.Module, sample_ids: Ids, targets: Tensor, rows_loss: RowsLoss) -> Loss:
-    """Batch mean of `rows_loss` of the student's logits against `targets` (n, c) at the proxy samples `sample_ids`."""
-    assert ctx.proxy is not None  # whoever has targets has a proxy
-    x = torch.from_numpy(ctx.proxy.x[sample_ids]).to(ctx.device)
-    targets = targets.to(ctx.device)
+def distil_loss(ctx: Context, model: nn.Module, taught: Taught, rows_loss: RowsLoss) -> Loss:
+    """Mean of `rows_loss` of the student's rows against the taught ones, over all taught rows of a batch of samples."""
+    assert ctx.proxy is not None  # whoever is taught has a proxy
+    samples = ctx.proxy.samples
 
     def loss(index: Ids) -> Tensor:
-        at = torch.from_numpy(index)
-        return rows_loss(model(x[at]), targets[at]).mean()
+        known = taught.batch(index)
+        rows = ctx.task.logits(model, ctx.task.batch(samples, known.sample_ids, ctx.device))
+        student = rows[torch.from_numpy(known.sample), torch.from_numpy(known.position)]
+        losses = rows_loss(student, torch.from_numpy(known.values).to(ctx.device))
+        return masked_mean(losses, torch.ones_like(losses, dtype=torch.bool))
 
     return loss
 
@@ -81,9 +98,15 @@ def train_round(
     num_targets: int,
     private_weight: float = 1.0,
     kd_weight: float = 1.0,
+    before_step: Callable[[float], None] | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> Metrics:
     """One round in the given order; the mean losses (unweighted), absent where no step of that kind was taken.
+
+    Args:
+        model: what is put into training mode; several modules go in an `nn.ModuleList`.
+        num_targets: samples that `distil` knows something about.
+        before_step: called before each step with the share of the run that lies behind it, 0..1.
 
     `joint` takes one private and one distillation batch in each step, for as many steps as the private schedule has.
     Its first round takes no step: there is nothing yet to join, and a model that starts on its own few classes
@@ -111,8 +134,17 @@ def train_round(
             itertools.repeat(index, distil_steps) for index in distil_batches
         )
     losses: dict[str, list[Tensor]] = {"private_loss": [], "distil_loss": []}
+    steps = max(private_steps, distil_steps) if order == "joint" else private_steps + distil_steps
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
     model.train()
-    for private_index, distil_index in _in_order(order, private_batches, distil_batches):
+    for number, (private_index, distil_index) in enumerate(_in_order(order, private_batches, distil_batches)):
+        if before_step:
+            before_step(ctx.progress_at(number / steps))
+        if not plan.is_constant:
+            # The closing message takes the last round's rates once more: there is no run left for it.
+            factor = plan.lr_factor(ctx.progress_at(number / steps - ctx.closing), step=1 / (steps * ctx.rounds))
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
         terms = []
         if private_index is not None:
             losses["private_loss"].append(private(private_index))
@@ -123,7 +155,7 @@ def train_round(
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(terms).sum())
         if plan.clip_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], plan.clip_norm)
         optimizer.step()
         if after_step:
             after_step()

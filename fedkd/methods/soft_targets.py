@@ -1,4 +1,4 @@
-"""Soft targets: cross-entropy on private data, distillation towards the aggregated outputs on the proxy set."""
+"""Soft targets: the task's own loss on private data, distillation towards the aggregated outputs on the proxy set."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fedkd.checks import check_choice, check_range
 from fedkd.data.base import Samples
@@ -16,10 +14,13 @@ from fedkd.errors import ConfigError
 from fedkd.functional.aggregation import softmax
 from fedkd.functional.losses import mae_rows, mse_rows, soft_cross_entropy_rows, soft_target_rows
 from fedkd.methods.base import Context, LocalTrainer, State
+from fedkd.methods.evaluation import evaluate_rows
 from fedkd.methods.local_training import ORDERS, RowsLoss, distil_loss, private_loss, student_optimizer, train_round
+from fedkd.methods.taught import Taught
 from fedkd.models.optimizers import load_optimizer, optimizer_state
 from fedkd.models.pool import snapshot
 from fedkd.rows import Knowledge, Rows, Share
+from fedkd.tasks.base import Evaluation
 from fedkd.types import Ids, Metrics
 
 SOFT_LOSSES = {"kl": soft_target_rows, "soft_ce": soft_cross_entropy_rows}  # of student logits and probabilities
@@ -28,11 +29,11 @@ LOGIT_LOSSES = {"mse": mse_rows, "mae": mae_rows}  # of student and teacher logi
 
 @dataclass(frozen=True, kw_only=True)
 class SoftTargetsConfig:
-    """L = private_weight * CE(private) + kd_weight * D, D by default tau^2 * KL(teacher || student)."""
+    """L = private_weight * (loss of the task) + kd_weight * D, D by default tau^2 * KL(teacher || student)."""
 
     order: str = "private_then_distil"  # or distil_then_private, or joint: both losses in each step
     temperature: float = 1.0  # tau; > 0; higher is softer. Aggregated probabilities are used as they are
-    private_weight: float = 1.0  # weight of the private cross-entropy; >= 0
+    private_weight: float = 1.0  # weight of the private loss (cross-entropy by sample, pixel or token); >= 0
     kd_weight: float = 1.0  # lambda, weight of the distillation term; >= 0
     loss: str = "kl"  # D: kl, soft_ce (the same gradient), mse or mae (both on logits, whatever the temperature)
     payload: str = "logits"  # what is shared: logits, probs or hard (class numbers)
@@ -57,7 +58,7 @@ class SoftTargets(LocalTrainer):
     """The client update of EdgeFD, Selective-FD, FedMD and DS-FL; what differs between them is configuration."""
 
     Config: ClassVar[type] = SoftTargetsConfig
-    tasks = frozenset({"classification"})
+    tasks = frozenset({"classification", "segmentation", "language", "image_text"})
 
     def __init__(self, config: SoftTargetsConfig) -> None:
         self.config = config
@@ -73,11 +74,12 @@ class SoftTargets(LocalTrainer):
         model = ctx.models.load("student", state["student"])
         optimizer = student_optimizer(ctx, model)
         load_optimizer(optimizer, state["optimizer"])
-        taught = next((rows for rows in knowledge.rows("proxy") if not rows.variant), None)
-        distil = None
-        if taught is not None and ctx.proxy is not None:
-            sample_ids = taught.ids // ctx.proxy.rows_per_sample
-            distil = distil_loss(ctx, model, sample_ids, *self._targets(taught))
+        heard = next((rows for rows in knowledge.rows("proxy") if not rows.variant), None)
+        distil, num_targets = None, 0
+        if heard is not None and ctx.proxy is not None:
+            targets, rows_loss = self._targets(heard)
+            taught = Taught(targets, ctx.proxy.rows_per_sample)
+            distil, num_targets = distil_loss(ctx, model, taught, rows_loss), len(taught)
         with ctx.torch_rng("fit"):
             metrics = train_round(
                 ctx,
@@ -86,7 +88,7 @@ class SoftTargets(LocalTrainer):
                 order=self.config.order,
                 private=private_loss(ctx, model),
                 distil=distil,
-                num_targets=0 if taught is None else len(taught),
+                num_targets=num_targets,
                 private_weight=self.config.private_weight,
                 kd_weight=self.config.kd_weight,
             )
@@ -109,10 +111,15 @@ class SoftTargets(LocalTrainer):
             return replace(logits, kind="hard", values=logits.values.argmax(axis=1)[:, None].astype(np.int32))
         return logits
 
-    def _targets(self, taught: Rows) -> tuple[Tensor, RowsLoss]:
+    def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
+        """The task's figures of the student."""
+        return evaluate_rows(self, ctx, state, samples)
+
+    def _targets(self, heard: Rows) -> tuple[Rows, RowsLoss]:
         """What the rows of the knowledge teach, and the loss against it."""
         if self.config.loss in LOGIT_LOSSES:
-            return torch.from_numpy(taught.values), LOGIT_LOSSES[self.config.loss]
+            return heard, LOGIT_LOSSES[self.config.loss]
         tau = self.config.temperature
-        targets = softmax(taught.values, temperature=tau) if taught.kind == "logits" else taught.values
-        return torch.from_numpy(targets), functools.partial(SOFT_LOSSES[self.config.loss], temperature=tau)
+        if heard.kind == "logits":
+            heard = replace(heard, kind="probs", values=softmax(heard.values, temperature=tau))
+        return heard, functools.partial(SOFT_LOSSES[self.config.loss], temperature=tau)

@@ -83,7 +83,11 @@ class Progress:
         values = self._values
         parts = [
             _named("acc", values.get(m.ACC_MEAN), format_figure),
-            _named("score", values.get(m.SCORE_MEAN) if values.get(m.ACC_MEAN) is None else None, format_figure),
+            _named(
+                values.get(m.SCORE_NAME, "score"),
+                values.get(m.SCORE_MEAN) if values.get(m.ACC_MEAN) is None else None,
+                format_figure,
+            ),
             _named("up", values.get(m.UPLINK_BYTES, values.get(m.SETUP_UPLINK_BYTES)), format_bytes),
             _named("accepted", self._accepted, format_share),
             _named("failed", values.get(m.FAILURES) or None, str),

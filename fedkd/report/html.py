@@ -42,7 +42,9 @@ def write_report(folder: RunFolder) -> Path:
     plots, skipped = write_plots(folder)
     history = History.read(folder.metrics_jsonl)
     config = load_file(folder.config_toml)
-    summary = read_summary(folder) or summarise(folder, engine=None, metric_name=None, higher_is_better=None)
+    summary = read_summary(folder) or summarise(
+        folder, engine=None, metric_name=history.last(m.SCORE_NAME), higher_is_better=None
+    )
     columns, rows = _clients(history, summary)
     markup = need("markupsafe", extra="viz", what="the HTML report").Markup
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)

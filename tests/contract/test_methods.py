@@ -8,41 +8,48 @@ import numpy as np
 import pytest
 import torch
 
-from fedkd.data.base import Samples
 from fedkd.errors import ConfigError
 from fedkd.exchange.combine import by_stream, masked_mean
 from fedkd.exchange.float_codecs import Float16, FloatConfig
 from fedkd.experiment import Experiment, load_flat
 from fedkd.federation.border import Expected, check_share
+from fedkd.functional.aggregation import softmax
 from fedkd.lookup import resolve
 from fedkd.methods import METHODS
 from fedkd.methods.base import LocalTrainer, State
-from fedkd.methods.schedule import ScheduleConfig
 from fedkd.models.config import ModelConfig
 from fedkd.rows import Knowledge, Rows, Share
-from fedkd.types import Ids
-from tests.contract.toys import Toy, blobs, digest_of, rows, stored, trainer_of
+from fedkd.tasks import TASKS
+from fedkd.types import Array, Ids
+from tests.contract.toys import QUICK, TOYS, Toy, digest_of, elsewhere, rows, stored, trainer_of
 
-pytestmark = [pytest.mark.usefixtures("one_torch_thread"), pytest.mark.parametrize("name", METHODS)]
+pytestmark = [pytest.mark.usefixtures("one_torch_thread")]
+
+PAIRS = [(name, task) for name, path in METHODS.items() for task in sorted(resolve(METHODS, path, what="method").tasks)]
+every_method = pytest.mark.parametrize("name", METHODS)
+every_pair = pytest.mark.parametrize(
+    ("name", "toy"), [(name, TOYS[task]) for name, task in PAIRS], ids=["-".join(pair) for pair in PAIRS]
+)
 
 NOTHING = Knowledge()
 NOBODY = np.zeros(0, np.int64)
 
 
-def knowledge_of(trainer: LocalTrainer, ids: list[int], *, scale: float = 1.0) -> Knowledge:
-    """What a server may send back to this trainer, in the kind that it shares."""
+def knowledge_of(trainer: LocalTrainer, toy: Toy, sample_ids: Any, *, scale: float = 1.0) -> Knowledge:
+    """What a server may send back to this trainer about proxy samples (or classes), in the kind that it shares."""
     (kind,) = trainer.kinds
-    values = scale * np.array([[2.0, -1.0], [-0.5, 1.5]], np.float32)[np.array(ids) % 2]
+    ids = toy.rows_of(sample_ids) if trainer.space == "proxy" else np.array(sample_ids)
+    width = toy.made_task().num_outputs
+    values = 2 * np.random.default_rng(0).normal(size=(int(ids.max()) + 1, width))[ids] * scale
     if kind == "probs":
-        values = 1 / (1 + np.exp(-np.clip(values, -80, 80)))
-        values /= values.sum(1, keepdims=True)
+        values = softmax(np.clip(values, -80, 80))
     return Knowledge(common=(rows(ids, values, kind=kind, space=trainer.space),))
 
 
 def speak(trainer: LocalTrainer, toy: Toy, state: State, *, round_id: int = 0, ids: Ids | None = None) -> Share:
     """The share of a client as a worker makes it."""
     ctx = toy.context(round_id)
-    said = trainer.predict(ctx, state, Samples(toy.public.x), toy.accepted if ids is None else ids)
+    said = trainer.predict(ctx, state, toy.public.inputs(), toy.accepted if ids is None else ids)
     return trainer.share(ctx, state, said if trainer.space == "proxy" else ())
 
 
@@ -55,27 +62,30 @@ def go(trainer: LocalTrainer, toy: Toy, state: State, knowledge: Knowledge, roun
     return state, knowledge
 
 
-def fitted(name: str, knowledge: Knowledge = NOTHING, *, toy: Toy | None = None) -> State:
+def fitted(name: str, toy: Toy, knowledge: Knowledge = NOTHING) -> State:
     """The state after a round of training; round 1, since a joint trainer waits in round 0."""
-    trainer, toy = trainer_of(name), toy or Toy()
+    trainer = trainer_of(name)
     state, _ = trainer.fit(toy.context(1), trainer.init(toy.context()), knowledge)
     return state
 
 
 def legal(trainer: LocalTrainer, share: Share, toy: Toy) -> Share:
     """The share, if the border lets it pass."""
-    size = len(toy.public)
+    task = toy.made_task()
+    asked = np.zeros(len(toy.public) * task.rows_per_sample, np.bool_)
+    asked[toy.rows_of(np.arange(len(toy.public)))] = True
     expected = Expected(
         round_id=share.round_id,
         space=trainer.space,
         kinds=trainer.kinds,
-        num_columns=toy.classes,
-        asked=np.ones(size, np.bool_) if trainer.space == "proxy" else None,
-        num_classes=toy.classes,
+        num_columns=task.num_outputs,
+        asked=asked if trainer.space == "proxy" else None,
+        num_classes=task.num_outputs,
     )
     return check_share(share, toy.client_id, expected)
 
 
+@every_method
 def test_the_entry_is_final_and_its_config_frozen(name: str) -> None:
     cls = resolve(METHODS, name, what="method")
     assert issubclass(cls, LocalTrainer)
@@ -84,6 +94,7 @@ def test_the_entry_is_final_and_its_config_frozen(name: str) -> None:
     assert all(type(field.default) in {bool, int, float, str} for field in dataclasses.fields(cls.Config))
 
 
+@every_method
 def test_config_round_trip(name: str) -> None:
     defaults = dataclasses.asdict(Experiment.build({"method.name": name}).method.config)
     options = {f"method.{key}": value / 2 for key, value in defaults.items() if isinstance(value, float)}
@@ -94,20 +105,30 @@ def test_config_round_trip(name: str) -> None:
     assert (first.method.config == trainer_of(name).Config()) == (not options)
 
 
-def test_it_learns_a_toy_task(name: str) -> None:
-    trainer = trainer_of(name)
-    for labels in (Toy.test.labels, 1 - Toy.test.labels):  # whoever does not learn is wrong for one of them
-        x, y = Toy().train.x, Toy().train.labels
-        train = Samples(x, y if labels is Toy.test.labels else 1 - y)
-        toy = Toy(train=train, schedule=ScheduleConfig(private_steps=20, private_batch=8))
-        state, _ = go(trainer, toy, trainer.init(toy.context()), NOTHING, range(1, 9))
-        said = trainer.predict(toy.context(), state, toy.test, np.arange(len(toy.test)))[0]
-        assert (said.values.argmax(1) == labels).mean() > 0.95
+@pytest.mark.parametrize("truth", [False, True])  # whoever does not learn is wrong in one of the two worlds
+@every_pair
+def test_it_learns_a_toy_task(name: str, toy: Toy, truth: bool) -> None:
+    trainer, toy = trainer_of(name), replace(elsewhere(toy) if truth else toy, schedule=toy.learning)
+    start = trainer.init(toy.context())
+    assert not toy.is_learned(trainer.evaluate(toy.context(), start, toy.test).score)
+    state, _ = go(trainer, toy, start, NOTHING, range(1, 9))
+    assert toy.is_learned(trainer.evaluate(toy.context(), state, toy.test).score)
 
 
-def test_round_zero_has_no_knowledge(name: str) -> None:
+@every_pair
+def test_the_score_is_the_figure_that_the_metric_names(name: str, toy: Toy) -> None:
+    trainer, task = trainer_of(name), toy.made_task()
+    found = trainer.evaluate(toy.context(), fitted(name, toy), toy.test)
+    assert found.metrics[trainer.metric or task.metric] == found.score
+    assert all(type(value) is float and np.isfinite(value) for value in found.metrics.values())
+    for table, array in found.tables.items():
+        assert (array.dtype.kind, array.shape) == ("i", task.table_shapes[table])
+
+
+@every_pair
+def test_round_zero_has_no_knowledge(name: str, toy: Toy) -> None:
     """A trainer trains on its own, or waits for the first aggregate; a round in which it does not wait has numbers."""
-    trainer, toy = trainer_of(name), Toy()
+    trainer = trainer_of(name)
     start = trainer.init(toy.context())
     state, metrics = trainer.fit(toy.context(), start, NOTHING)
     assert (digest_of(state) != digest_of(start)) == bool(metrics)
@@ -117,37 +138,44 @@ def test_round_zero_has_no_knowledge(name: str) -> None:
     assert all(type(value) is float and np.isfinite(value) for value in (*metrics.values(), *more.values()))
 
 
-def test_batch_norm_trains_though_each_pass_would_end_in_a_batch_of_one(name: str) -> None:
+@every_pair
+def test_batch_norm_trains_though_each_pass_would_end_in_a_batch_of_one(name: str, toy: Toy) -> None:
     trainer = trainer_of(name)
-    toy = Toy(train=blobs([0, 1] * 8 + [0], seed=1), model=ModelConfig(name="tests.contract.toys:normed", hidden=8))
+    toy = replace(
+        toy, train=toy.train.take(np.arange(17)), model=ModelConfig(name=toy.normed, hidden=8), schedule=QUICK
+    )
     assert (len(toy.train) % toy.schedule.private_batch, 13 % toy.schedule.distil_batch) == (1, 1)
     start = trainer.init(toy.context())
-    ids = list(range(13 if trainer.space == "proxy" else toy.classes))
-    state, _ = trainer.fit(toy.context(1), start, knowledge_of(trainer, ids))
+    known = range(13 if trainer.space == "proxy" else toy.classes)
+    state, _ = trainer.fit(toy.context(1), start, knowledge_of(trainer, toy, known))
     assert_finite(state)
     assert digest_of(state) != digest_of(start)
     assert digest_of(stored(state)) == digest_of(state)
     legal(trainer, speak(trainer, toy, state), toy)
 
 
-def test_one_row_of_knowledge_is_heard(name: str) -> None:
+@every_pair
+def test_one_row_of_knowledge_is_heard(name: str, toy: Toy) -> None:
     trainer = trainer_of(name)
-    heard = fitted(name, knowledge_of(trainer, [1]))
-    assert digest_of(heard) != digest_of(fitted(name))
+    (several,) = knowledge_of(trainer, toy, [1]).common
+    heard = fitted(name, toy, Knowledge(common=(several.where(np.arange(len(several)) == 0),)))
+    assert digest_of(heard) != digest_of(fitted(name, toy))
     assert_finite(heard)
 
 
-def test_nothing_accepted_is_a_legal_share(name: str) -> None:
-    trainer, toy = trainer_of(name), Toy()
-    for state in (trainer.init(toy.context()), fitted(name)):
+@every_pair
+def test_nothing_accepted_is_a_legal_share(name: str, toy: Toy) -> None:
+    trainer = trainer_of(name)
+    for state in (trainer.init(toy.context()), fitted(name, toy)):
         share = legal(trainer, speak(trainer, toy, state, ids=NOBODY), toy)
         assert all(len(made) == 0 for made in share.rows if made.space == "proxy")
 
 
-@pytest.mark.parametrize("ids", [[5], list(range(16))])
-def test_what_is_accepted_is_said_and_nothing_else(name: str, ids: list[int]) -> None:
-    trainer, toy = trainer_of(name), Toy()
-    share = legal(trainer, speak(trainer, toy, fitted(name), ids=np.array(ids)), toy)
+@pytest.mark.parametrize("samples", [[5], list(range(16))])
+@every_pair
+def test_what_is_accepted_is_said_and_nothing_else(name: str, toy: Toy, samples: list[int]) -> None:
+    trainer, ids = trainer_of(name), toy.rows_of(samples)
+    share = legal(trainer, speak(trainer, toy, fitted(name, toy), ids=ids), toy)
     assert (share.client_id, share.round_id) == (toy.client_id, 0)
     assert any(len(made) for made in share.rows)
     for made in share.rows:
@@ -156,41 +184,45 @@ def test_what_is_accepted_is_said_and_nothing_else(name: str, ids: list[int]) ->
             assert set(made.ids) <= set(ids)
 
 
-def test_same_seed_same_result_whatever_torch_drew_before(name: str) -> None:
-    trainer, knowledge = trainer_of(name), knowledge_of(trainer_of(name), [0, 1])
+@every_pair
+def test_same_seed_same_result_whatever_torch_drew_before(name: str, toy: Toy) -> None:
+    trainer, knowledge = trainer_of(name), knowledge_of(trainer_of(name), toy, [0, 1])
     results = []
     for global_seed in (1, 2):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(global_seed)
             before = torch.random.get_rng_state()
-            toy = Toy()
             state, said = go(trainer, toy, trainer.init(toy.context()), knowledge, range(2))
             assert torch.equal(torch.random.get_rng_state(), before)  # nor does it move what torch draws next
         results.append((digest_of(state), [made.values.tobytes() for made in said.common]))
     assert results[0] == results[1]
 
 
-def test_another_seed_or_client_another_result(name: str) -> None:
-    toys = (Toy(), Toy(seed=1), Toy(client_id=4))
-    assert len({digest_of(fitted(name, toy=toy)) for toy in toys}) == 3
+@every_pair
+def test_another_seed_or_client_another_result(name: str, toy: Toy) -> None:
+    toys = (toy, replace(toy, seed=1), replace(toy, client_id=4))
+    assert len({digest_of(fitted(name, each)) for each in toys}) == 3
 
 
-def test_resume_equals_straight_run(name: str) -> None:
-    trainer, toy = trainer_of(name), Toy()
+@every_pair
+def test_resume_equals_straight_run(name: str, toy: Toy) -> None:
+    trainer = trainer_of(name)
     straight, _ = go(trainer, toy, trainer.init(toy.context()), NOTHING, range(4))
-    state, knowledge = go(trainer, Toy(), trainer.init(Toy().context()), NOTHING, range(2))
-    resumed, _ = go(trainer_of(name), Toy(), stored(state), knowledge, range(2, 4))
+    state, knowledge = go(trainer, toy, trainer.init(toy.context()), NOTHING, range(2))
+    resumed, _ = go(trainer_of(name), toy, stored(state), knowledge, range(2, 4))
     assert digest_of(resumed) == digest_of(straight)
 
 
-def test_a_state_survives_storage_unchanged(name: str) -> None:
-    for state in (trainer_of(name).init(Toy().context()), fitted(name)):
+@every_pair
+def test_a_state_survives_storage_unchanged(name: str, toy: Toy) -> None:
+    for state in (trainer_of(name).init(toy.context()), fitted(name, toy)):
         assert digest_of(stored(state)) == digest_of(state)  # to_parcel refuses what is not plain
 
 
-def test_what_goes_in_is_not_touched(name: str) -> None:
-    trainer, toy = trainer_of(name), Toy()
-    state, knowledge = fitted(name), knowledge_of(trainer, [0, 1])
+@every_pair
+def test_what_goes_in_is_not_touched(name: str, toy: Toy) -> None:
+    trainer = trainer_of(name)
+    state, knowledge = fitted(name, toy), knowledge_of(trainer, toy, [0, 1])
     before, heard = digest_of(state), knowledge.common[0].values.copy()
     after, _ = trainer.fit(toy.context(1), state, knowledge)
     trainer.fit(toy.context(2), after, knowledge)
@@ -199,34 +231,36 @@ def test_what_goes_in_is_not_touched(name: str) -> None:
     np.testing.assert_array_equal(knowledge.common[0].values, heard)
 
 
-def test_predicting_twice_says_the_same(name: str) -> None:
-    trainer, state = trainer_of(name), fitted(name)
-    ctx = Toy().context()
-    first, second = (said(trainer, ctx, state) for _ in range(2))
-    assert first == second
-    parts = [said(trainer, ctx, state, at) for at in (range(7), range(7, 60))]  # a row depends on its sample alone
-    np.testing.assert_allclose(
-        np.concatenate([np.frombuffer(p[0], np.float32) for p in parts]), np.frombuffer(first[0], np.float32), rtol=1e-5
-    )
+@every_pair
+def test_predicting_twice_says_the_same(name: str, toy: Toy) -> None:
+    trainer, state = trainer_of(name), fitted(name, toy)
+    ctx, ids = toy.context(), toy.rows_of_test()
+    first, second = (said(trainer, toy, ctx, state, ids) for _ in range(2))
+    assert all(np.array_equal(*views) for views in zip(first, second, strict=True))
+    cut = len(ids) // 3
+    parts = [said(trainer, toy, ctx, state, at)[0] for at in (ids[:cut], ids[cut:])]
+    # A row depends on its sample alone.
+    np.testing.assert_allclose(np.concatenate(parts), first[0], rtol=1e-5, atol=1e-6)
 
 
-def test_the_closing_message_trains_on_nothing_private(name: str) -> None:
-    trainer, state = trainer_of(name), fitted(name)
-    ctx = Toy().context(4, closing=True)
+@every_pair
+def test_the_closing_message_trains_on_nothing_private(name: str, toy: Toy) -> None:
+    trainer, state = trainer_of(name), fitted(name, toy)
+    ctx, ids = toy.context(4, closing=True), toy.rows_of_test()
     closed, _ = trainer.fit(ctx, state, NOTHING)
-    assert said(trainer, ctx, closed) == said(trainer, ctx, state)
-    others = Samples(Toy().train.x[::-1].copy(), 1 - Toy().train.labels)
-    knowledge = knowledge_of(trainer, [0, 1])
+    for before, after in zip(*(said(trainer, toy, ctx, each, ids) for each in (state, closed)), strict=True):
+        np.testing.assert_array_equal(before, after)
+    knowledge = knowledge_of(trainer, toy, [0, 1])
     digested, _ = trainer.fit(ctx, state, knowledge)
-    elsewhere, _ = trainer.fit(Toy(train=others).context(4, closing=True), state, knowledge)
-    assert digest_of(digested) == digest_of(elsewhere)
+    there, _ = trainer.fit(elsewhere(toy).context(4, closing=True), state, knowledge)
+    assert digest_of(digested) == digest_of(there)
 
 
-def test_knowledge_in_half_precision_stays_finite(name: str) -> None:
+@every_pair
+def test_knowledge_in_half_precision_stays_finite(name: str, toy: Toy) -> None:
     trainer, codec = trainer_of(name), Float16(FloatConfig())
-    (extreme,) = knowledge_of(trainer, [0, 1], scale=1e6).common
+    (extreme,) = knowledge_of(trainer, toy, [0, 1], scale=1e6).common
     coded = codec.decode(codec.encode(extreme))
-    toy = Toy()
     state, metrics = trainer.fit(toy.context(), trainer.init(toy.context()), Knowledge(common=(coded,)))
     assert_finite(state)
     assert all(np.isfinite(value) for value in metrics.values())
@@ -235,20 +269,20 @@ def test_knowledge_in_half_precision_stays_finite(name: str) -> None:
     legal(trainer, replace(share, rows=tuple(there)), toy)
 
 
+@every_method
 def test_a_task_that_it_does_not_declare_is_refused(name: str) -> None:
-    experiment = Experiment.build(
-        {"method.name": name, "task": "tests.contract.toys:Oddity", "scheme.name": "none", "filter.name": "accept_all"}
-    )
-    with pytest.raises(
-        ConfigError, match=f"method '{name}' does not train task .*Oddity', only .*choose another method"
-    ):
-        experiment.check()
+    for task in {*TASKS, "tests.contract.toys:Oddity"} - trainer_of(name).tasks:
+        experiment = Experiment.build(
+            {"method.name": name, "task.name": task, "scheme.name": "none", "filter.name": "accept_all"}
+        )
+        with pytest.raises(ConfigError, match=f"method '{name}' does not train task '{task}', only .*another method"):
+            experiment.check()
 
 
-def said(trainer: LocalTrainer, ctx: Any, state: State, at: range = range(60)) -> list[bytes]:
-    """Predictions on the test set, as bytes."""
-    made: tuple[Rows, ...] = trainer.predict(ctx, state, Toy.test, np.array(at))
-    return [view.values.tobytes() for view in made]
+def said(trainer: LocalTrainer, toy: Toy, ctx: Any, state: State, ids: Ids) -> list[Array]:
+    """Predictions on the test set, view by view."""
+    made: tuple[Rows, ...] = trainer.predict(ctx, state, toy.test, ids)
+    return [view.values for view in made]
 
 
 def assert_finite(tree: Any) -> None:

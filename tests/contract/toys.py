@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fedkd.data.base import ClientData, Samples
-from fedkd.data.proxy import Proxy
+from fedkd.data.base import ClientData, Dataset, Samples
+from fedkd.data.proxy import Proxy, row_ids
 from fedkd.exchange.scheme import ServerContext
 from fedkd.federation.tree import digest, from_parcel, to_parcel
 from fedkd.federation.wire import Parcel, load_arrays, save_arrays
@@ -24,53 +25,71 @@ from fedkd.models.config import ModelConfig
 from fedkd.models.pool import ModelPool
 from fedkd.rows import Rows
 from fedkd.streams import stream, stream_seed
-from fedkd.tasks.base import Evaluation, Task
-from fedkd.tasks.classification import Classification
-from fedkd.types import Array, Ids
+from fedkd.tasks import TASKS
+from fedkd.tasks.base import Evaluation, Tally, Task
+from fedkd.tasks.batches import ImageBatch
+from fedkd.tasks.classification import Classification, ClassificationConfig
+from fedkd.types import Array, Ids, Mask
+from tests.contract import worlds
+from tests.contract.worlds import FEATURES, blobs, swapped
 
-FEATURES = 4
-
-
-def blobs(labels: Sequence[int], *, seed: int) -> Samples:
-    """One sample per label, around a centre of its class that lies ten deviations from the next."""
-    y = np.array(labels, np.int64)
-    noise = np.random.default_rng(seed).normal(size=(len(y), FEATURES))
-    return Samples((7.0 * np.eye(FEATURES)[y] + noise).astype(np.float32), y)
+MODELS_OF = "tests.contract.worlds:"  # where the models of the toys are
+QUICK = ScheduleConfig(private_batch=8, distil_batch=6)
+MODEL = ModelConfig(hidden=8)
+TEST, PUBLIC = blobs([0, 1] * 30, seed=3), blobs([0, 0, 1, 1] * 4, seed=2)
+LEARNING = ScheduleConfig(private_steps=20, private_batch=8)  # of a round in which something is learned
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Toy:
-    """One client of a two-class world, with a proxy set of sixteen samples of which it accepts the even ones."""
+    """One client of a tiny world, with a proxy set of sixteen samples of which it accepts the even ones.
+
+    By default a world of two classes; TOYS has one of every task.
+
+    Attributes:
+        other_train: private data of a world with another truth; `other_test` likewise.
+        normed: name of a model with batch norm.
+        is_learned: whether a score is one of somebody who has learned the world.
+    """
 
     train: Samples = field(default_factory=lambda: blobs([0, 1] * 12, seed=1))
+    test: Samples = TEST
+    public: Samples = PUBLIC
+    other_train: Samples = field(default_factory=lambda: swapped(blobs([0, 1] * 12, seed=1)))
+    other_test: Samples = field(default_factory=lambda: swapped(TEST))
+    task: str = "classification"
+    options: Mapping[str, Any] = field(default_factory=dict)
     classes: int = 2
     client_id: int = 3
     seed: int = 0
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(private_batch=8, distil_batch=6))
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(hidden=8))
-
-    test: ClassVar[Samples] = blobs([0, 1] * 30, seed=3)
-    public: ClassVar[Samples] = blobs([0, 0, 1, 1] * 4, seed=2)
+    schedule: ScheduleConfig = QUICK
+    learning: ScheduleConfig = LEARNING
+    model: ModelConfig = MODEL
+    normed: str = f"{MODELS_OF}normed"
+    is_learned: Callable[[float], bool] = lambda acc: acc > 0.95
 
     def context(self, round_id: int = 0, *, closing: bool = False) -> Context:
         """What a worker hands to the trainer, with live models of its own."""
         key: dict[str, int] = {"round_id": round_id, "client": self.client_id}
-        size = len(self.public)
+        size, task = len(self.public), self.made_task()
+        shape = self.train.x.shape[1:]
         return Context(
             client_id=self.client_id,
             round_id=round_id,
-            progress=round_id / 4,
+            rounds=4,
             closing=closing,
             data=ClientData(self.client_id, {"train": self.train, "test": self.test}),
             proxy=Proxy(
-                samples=Samples(self.public.x),
+                samples=self.public.inputs(),
                 version="toy",
                 own_ids=np.zeros(0, np.int64),
                 accepted=np.arange(size) % 2 == 0,
                 asked=np.arange(size),
+                rows_per_sample=task.rows_per_sample,
+                valid=task.valid(self.public.inputs()),
             ),
-            task=Classification(num_outputs=self.classes),
-            models=ModelPool(self.model, (FEATURES,), self.classes).for_client(self.client_id),
+            task=task,
+            models=ModelPool(self.model, shape, self.classes).for_client(self.client_id),
             schedule=self.schedule,
             rng=lambda name: stream(self.seed, name, **key),
             torch_rng=lambda name: _seeded(stream_seed(self.seed, name, **key)),
@@ -78,10 +97,84 @@ class Toy:
             profile=DeviceProfile(predict_batch=7),
         )
 
+    def made_task(self) -> Task[Any]:
+        """The task over the toy's data."""
+        cls = resolve(TASKS, self.task, what="task")
+        shape = self.train.x.shape[1:]
+        facts: Any = SimpleNamespace(name="toy", train=self.train, num_classes=self.classes, input_shape=shape)
+        made: Task[Any] = cls.of(cls.Config(**self.options), facts)
+        return made
+
+    def rows_of(self, sample_ids: Any) -> Ids:
+        """Row ids of proxy samples."""
+        proxy = self.context().proxy
+        assert proxy is not None
+        return proxy.row_ids(np.array(sample_ids, np.int64))
+
+    def rows_of_test(self) -> Ids:
+        """All row ids of the test set that count."""
+        task = self.made_task()
+        return row_ids(np.arange(len(self.test)), task.rows_per_sample, task.valid(self.test))
+
     @property
     def accepted(self) -> Ids:
-        """Ids of the accepted proxy samples."""
-        return np.arange(0, len(self.public), 2)
+        """Row ids of the accepted proxy samples."""
+        return self.rows_of(np.arange(0, len(self.public), 2))
+
+
+def _world(make: Callable[..., Samples], **options: Any) -> Toy:
+    """A toy over samples that `make` makes."""
+    return Toy(
+        train=make(24, seed=1),
+        test=make(20, seed=3),
+        public=make(16, seed=2),
+        other_train=make(24, seed=1, truth=1),
+        other_test=make(20, seed=3, truth=1),
+        **options,
+    )
+
+
+TOYS: Mapping[str, Toy] = {
+    "classification": Toy(),
+    "segmentation": _world(
+        worlds.scenes,
+        task="segmentation",
+        options={"stride": 2},
+        classes=worlds.SEGMENTS,
+        model=ModelConfig(name=f"{MODELS_OF}segmenter", hidden=8),
+        normed=f"{MODELS_OF}normed_segmenter",
+        is_learned=lambda miou: miou > 0.9,
+    ),
+    "language": _world(
+        worlds.sentences,
+        task="language",
+        options={"pad": worlds.PAD},
+        classes=worlds.WORDS,
+        learning=replace(LEARNING, optimizer="adam"),
+        model=ModelConfig(name=f"{MODELS_OF}bigram"),
+        normed=f"{MODELS_OF}normed_bigram",
+        is_learned=lambda loss: loss < 0.1,
+    ),
+    "image_text": _world(
+        worlds.pairs,
+        task="image_text",
+        model=ModelConfig(name=f"{MODELS_OF}pair_net", hidden=8),
+        normed=f"{MODELS_OF}normed_pair_net",
+    ),
+    "diffusion": _world(
+        worlds.noise,
+        task="diffusion",
+        classes=1,
+        model=ModelConfig(name=f"{MODELS_OF}denoiser"),
+        normed="",
+        is_learned=lambda mse: mse < 0.2,
+    ),
+}
+
+
+def elsewhere(toy: Toy) -> Toy:
+    """Its counterpart in the world with the other truth."""
+    return replace(toy, train=toy.other_train, test=toy.other_test, other_train=toy.train, other_test=toy.test)
 
 
 @contextlib.contextmanager
@@ -124,14 +217,6 @@ def zero_linear() -> nn.Module:
     return layer
 
 
-def normed(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-    """A small network that cannot train on a batch of one sample."""
-    hidden = config.hidden
-    return nn.Sequential(
-        nn.Linear(*input_shape, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, num_outputs)
-    )
-
-
 def server_context(
     *,
     round_id: int = 0,
@@ -157,19 +242,38 @@ def server_context(
 
 
 @final
-class Oddity(Task):
-    """A task from outside that no trainer declares."""
+class Oddity(Task[ImageBatch]):
+    """A task from outside that no trainer declares: classification by another name."""
 
+    Config: ClassVar[type] = ClassificationConfig
     name: ClassVar[str] = "oddity"
     metric: ClassVar[str] = "oddness"
 
-    def __init__(self, *, num_outputs: int) -> None:
+    def __init__(self, num_outputs: int) -> None:
         self.num_outputs = num_outputs
+        self.inner = Classification(num_outputs=num_outputs)
 
-    def predict(self, model: nn.Module, samples: Samples, ids: Ids, *, batch_size: int) -> Rows:
-        """Never called."""
-        raise NotImplementedError
+    @classmethod
+    def of(cls, config: Any, dataset: Dataset) -> Oddity:
+        return cls(dataset.num_classes)
 
-    def evaluate(self, rows: Rows, samples: Samples) -> Evaluation:
-        """Never called."""
-        raise NotImplementedError
+    def batch(self, samples: Samples, index: Ids, device: str) -> ImageBatch:
+        return self.inner.batch(samples, index, device)
+
+    def answer(self, model: nn.Module, batch: ImageBatch) -> Tensor:
+        return self.inner.answer(model, batch)
+
+    def rows(self, answer: Tensor) -> Tensor:
+        return self.inner.rows(answer)
+
+    def loss_of(self, answer: Tensor, batch: ImageBatch) -> Tensor:
+        return self.inner.loss_of(answer, batch)
+
+    def valid(self, samples: Samples) -> Mask | None:
+        return None
+
+    def tally(self, rows: Rows, samples: Samples) -> Tally:
+        return self.inner.tally(rows, samples)
+
+    def finish(self, tally: Tally, *, seen: Ids | None = None) -> Evaluation:
+        return self.inner.finish(tally, seen=seen)

@@ -11,7 +11,8 @@ from fedkd.exchange.dsfl import DsFl, DsFlConfig
 from fedkd.metric_names import SERVER_ACC, TEACHER_ENTROPY
 from fedkd.models.config import ModelConfig
 from fedkd.rows import Knowledge, Rows, Share
-from tests.contract.toys import FEATURES, Toy, digest_of, normed, rows, server_context, stored
+from tests.contract.toys import FEATURES, Toy, digest_of, rows, server_context, stored
+from tests.contract.worlds import normed
 
 
 def speak(*spoken: Rows) -> list[Share]:

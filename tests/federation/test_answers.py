@@ -21,7 +21,13 @@ from fedkd.rows import Rows, Share
 
 CODEC = Float32(FloatConfig())
 EXPECTED = Expected(
-    round_id=3, space="proxy", kinds=frozenset({"logits"}), num_columns=2, asked=np.ones(5, bool), num_classes=2
+    round_id=3,
+    space="proxy",
+    kinds=frozenset({"logits"}),
+    num_columns=2,
+    asked=np.ones(5, bool),
+    num_classes=2,
+    tables={"confusion": (2, 2)},
 )
 KEPT = StateRef("round-000001/kept", "k" * 32)
 
@@ -78,6 +84,11 @@ def test_a_reply_without_a_state_reference_leaves_the_old_one() -> None:
 def test_a_confusion_of_another_shape_or_type_is_rejected(table: np.ndarray) -> None:
     assert collect(CohortReply(Parcel(), {1: answer(1, confusion=np.eye(2, dtype=np.int64))})).good.keys() == {1}
     assert "confusion has shape" in collect(CohortReply(Parcel(), {1: answer(1, confusion=table)})).rejected[1]
+
+
+def test_a_table_that_no_task_fills_is_rejected() -> None:
+    odd = garbled(1, lambda parcel: parcel.arrays.update({"table/heap": np.zeros((9, 9), np.int64)}))
+    assert collect(CohortReply(Parcel(), {1: odd})).rejected == {1: "a table 'heap' was not asked for"}
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,15 @@ def test_coverage_is_of_what_was_asked() -> None:
     assert numbers[m.VOTERS] == pytest.approx(5 / 3)
 
 
+def test_rows_that_do_not_count_are_not_asked_for() -> None:
+    """Two rows a sample; of sample 0 one row is padding."""
+    valid = np.ones((5, 2), bool)
+    valid[0, 1] = False
+    spoken = [Share(client_id=0, round_id=0, rows=(rows([0, 2, 3]),))]
+    numbers = teaching(SETTING, COUNTS, spoken, Knowledge(), asked=np.array([0, 1]), rows_per_sample=2, valid=valid)
+    assert numbers[m.COVERAGE] == numbers[m.VOTERS] == 1
+
+
 def test_logits_are_read_as_distributions() -> None:
     taught = Knowledge(common=(rows([0], [[0, 0, 0]], kind="logits"),))
     numbers = teaching(SETTING, COUNTS, SHARES, taught, asked=None, rows_per_sample=1)

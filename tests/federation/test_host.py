@@ -4,12 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from fedkd.errors import BadReplyError, StateError
 from fedkd.federation import host as module
-from fedkd.federation.client import rows_of
 from fedkd.federation.host import ClientHost
 from fedkd.federation.messages import CONTRIBUTE, HELLO, Job, Request, RoundRequest
 from fedkd.federation.preflight import preflight
@@ -169,9 +167,3 @@ def test_what_cannot_travel_fails_its_client_alone(job_of: Callable[..., Job], m
     reply = say(ClientHost(), request, [0, 1])
     assert reply.clients[0].arrays["x"].shape[1:] == (1, 8, 8)
     assert reply.clients[1].header == {"failure": "array 'x' is complex128, expected whole numbers, floats or booleans"}
-
-
-def test_rows_of_samples_by_hand() -> None:
-    assert rows_of(np.array([0, 3]), 1).tolist() == [0, 3]
-    assert rows_of(np.array([0, 3]), 4).tolist() == [0, 1, 2, 3, 12, 13, 14, 15]
-    assert rows_of(np.zeros(0, np.int64), 4).tolist() == []

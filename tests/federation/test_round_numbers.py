@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,19 @@ def test_the_mean_counts_the_last_score_of_clients_that_failed() -> None:
 def test_another_metric_is_no_accuracy() -> None:
     found = numbers(metric="miou")
     assert found[m.SCORE_MEAN] == pytest.approx(0.5)
+    assert found[m.SCORE_NAME] == "miou"
     assert not {m.ACC_MEAN, m.ACC_PER_CLIENT} & found.keys()
+    assert m.SCORE_NAME not in numbers()
+
+
+def test_further_figures_are_averaged_the_score_is_not_told_twice() -> None:
+    good = {
+        0: replace(result(0, 0.5), metrics={"miou": 0.5, "pixel_acc": 0.25}),
+        3: replace(result(3, 0.9), metrics={"miou": 0.9, "pixel_acc": 0.75}),
+    }
+    found = round_numbers(request(), Answers(good=good), scores=SCORES, downlink={}, num_clients=4, metric="miou")
+    assert found[m.FIGURES_PREFIX + "pixel_acc"] == 0.5
+    assert m.FIGURES_PREFIX + "miou" not in found
 
 
 def test_without_evaluation_there_is_no_score() -> None:

@@ -88,11 +88,12 @@ def test_the_average_lags_behind_over_several_steps() -> None:
 
 def test_the_views_of_the_teacher_are_averaged_by_hand() -> None:
     main, view = rows([0, 2], [[1, 0], [0.5, 0.5]], kind="probs"), rows([2, 5], [[0, 1], [0.2, 0.8]], kind="probs")
-    ids, targets = mean_of_views((main, view))
-    assert ids.tolist() == [0, 2, 5]
-    np.testing.assert_allclose(targets, [[1, 0], [0.25, 0.75], [0.2, 0.8]])
-    assert targets.dtype == np.float32
-    assert len(mean_of_views(())[0]) == 0
+    mean = mean_of_views((main, view))
+    assert mean is not None
+    assert mean.ids.tolist() == [0, 2, 5]
+    np.testing.assert_allclose(mean.values, [[1, 0], [0.25, 0.75], [0.2, 0.8]])
+    assert mean.values.dtype == np.float32
+    assert mean_of_views(()) is None
 
 
 def test_the_mean_of_the_views_teaches() -> None:

@@ -1,4 +1,5 @@
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,19 @@ import torch
 from torch import Tensor, nn, optim
 
 from fedkd.functional.losses import soft_target_rows
-from fedkd.methods.local_training import batches, distil_loss, private_loss, student_optimizer, train_round
+from fedkd.methods.local_training import (
+    ParamGroup,
+    batches,
+    distil_loss,
+    private_loss,
+    student_optimizer,
+    train_round,
+)
 from fedkd.methods.schedule import ScheduleConfig
+from fedkd.methods.soft_targets import SoftTargets, SoftTargetsConfig
+from fedkd.methods.taught import Taught
 from fedkd.types import Ids, Metrics
-from tests.contract.toys import Toy, zero_linear
+from tests.contract.toys import TOYS, Toy, rows, zero_linear
 
 
 class Scalar(nn.Module):
@@ -207,18 +217,123 @@ def test_the_distillation_loss_meets_each_sample_with_its_own_target() -> None:
     model = zero_linear()
     with torch.no_grad():
         model.weight[0] = torch.tensor([1.0, 0.0, 0.0, 0.0])
-    ids = np.array([2, 9, 4])
-    answers = model(torch.from_numpy(Toy.public.x[ids])).detach()
+    ids = np.array([2, 4, 9])
+    answers = (model(torch.from_numpy(Toy.public.x[ids])).detach() / 2).softmax(-1).numpy()
     at_two = functools.partial(soft_target_rows, temperature=2.0)
-    loss = distil_loss(Toy().context(), model, ids, (answers / 2).softmax(-1), at_two)
+    loss = distil_loss(Toy().context(), model, Taught(rows(ids, answers), 1), at_two)
     assert loss(np.array([0, 1, 2])).item() == pytest.approx(0.0, abs=1e-5)
     assert loss(np.array([1])).item() == pytest.approx(0.0, abs=1e-5)
-    shuffled = distil_loss(Toy().context(), model, ids[[1, 0, 2]], (answers / 2).softmax(-1), at_two)
+    shuffled = distil_loss(Toy().context(), model, Taught(rows(ids, answers[[1, 0, 2]]), 1), at_two)
     assert shuffled(np.array([0, 1])).item() > 0.1
 
 
 def test_the_distillation_loss_is_the_mean_of_the_rows() -> None:
-    targets = torch.tensor([[1.0, 3.0], [0.0, 5.0]])
-    loss = distil_loss(Toy().context(), zero_linear(), np.array([2, 9]), targets, lambda z, t: (t - z).sum(-1))
+    taught = Taught(rows([2, 9], [[1.0, 3.0], [0.0, 5.0]]), 1)
+    loss = distil_loss(Toy().context(), zero_linear(), taught, lambda z, t: (t - z).sum(-1))
     assert loss(np.array([0, 1])).item() == pytest.approx((4 + 5) / 2)
     assert loss(np.array([1])).item() == pytest.approx(5)
+
+
+def test_on_a_grid_each_sample_is_seen_once_and_unknown_rows_teach_nothing() -> None:
+    toy = TOYS["segmentation"]  # sixteen rows an image
+    seen: list[tuple[int, ...]] = []
+
+    class Flat(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(tuple(images.shape))
+            return images.new_zeros(len(images), 3, 8, 8, requires_grad=True)
+
+    taught = Taught(rows([16 * 2, 16 * 2 + 5, 16 * 9 + 15], [[1, 0, 0], [2, 0, 0], [6, 0, 0]]), 16)
+    loss = distil_loss(toy.context(), Flat(), taught, lambda z, t: (t - z).sum(-1))
+    assert loss(np.array([0, 1])).item() == pytest.approx((1 + 2 + 6) / 3)
+    assert loss(np.array([1])).item() == pytest.approx(6)
+    assert seen == [(2, 3, 8, 8), (1, 3, 8, 8)]
+
+
+def test_distillation_steps_count_samples_not_rows() -> None:
+    toy = replace(TOYS["segmentation"], schedule=ScheduleConfig(distil_epochs=1, distil_batch=4))
+    trainer = SoftTargets(SoftTargetsConfig())
+    ids = toy.rows_of(range(8))
+    calls: list[float] = []
+    counted = replace(toy, model=toy.model)
+    ctx = counted.context(1, closing=True)
+    model = ctx.models.load("student", trainer.init(ctx)["student"])
+    taught = Taught(rows(ids, np.zeros((len(ids), 3))), 16)
+    train_round(
+        ctx,
+        model,
+        student_optimizer(ctx, model),
+        order="private_then_distil",
+        private=private_loss(ctx, model),
+        distil=distil_loss(ctx, model, taught, lambda z, t: (z - t).square().mean(-1)),
+        num_targets=len(taught),
+        before_step=calls.append,
+    )
+    assert len(calls) == 2  # eight images, four a batch
+
+
+def test_steps_are_told_how_much_of_the_run_lies_behind() -> None:
+    told: list[float] = []
+    run("private_then_distil", before_step=told.append)  # round 1 of 4, four steps
+    assert told == pytest.approx([0.25, 0.3125, 0.375, 0.4375])
+
+
+def rates_of(round_id: int, *, closing: bool = False, steps: int = 2, **plan: Any) -> list[float]:
+    """The learning rate of each private (or, in the closing message, distillation) step of one round of four."""
+    ctx = Toy(schedule=ScheduleConfig(private_steps=steps, distil_steps=steps, lr=0.1, momentum=0.0, **plan)).context(
+        round_id, closing=closing
+    )
+    model = Scalar()
+    optimizer = student_optimizer(ctx, model)
+    found: list[float] = []
+    train_round(
+        ctx,
+        model,
+        optimizer,
+        order="private_then_distil",
+        private=model.private,
+        distil=model.distil if closing else None,
+        num_targets=4 if closing else 0,
+        after_step=lambda: found.append(optimizer.param_groups[0]["lr"]),
+    )
+    return found
+
+
+def test_the_learning_rate_falls_over_the_steps_of_the_run_by_hand() -> None:
+    assert rates_of(1) == [0.1, 0.1]
+    assert [rates_of(i, lr_decay="linear") for i in range(4)] == [
+        pytest.approx([0.1, 0.0875]),
+        pytest.approx([0.075, 0.0625]),
+        pytest.approx([0.05, 0.0375]),
+        pytest.approx([0.025, 0.0125]),
+    ]
+    assert rates_of(4, closing=True, lr_decay="linear") == pytest.approx([0.025, 0.0125])  # as in the last round
+    assert rates_of(0, lr_decay="linear", warmup=0.25) == pytest.approx([0.05, 0.1])
+    assert rates_of(1, lr_decay="linear", warmup=0.25)[0] == pytest.approx(0.1)
+
+
+def test_groups_and_several_modules_share_one_optimiser() -> None:
+    ctx = Toy(schedule=ScheduleConfig(lr=0.1, weight_decay=0.5, optimizer="adamw")).context()
+    shared = nn.Linear(1, 1)
+    router = nn.Linear(1, 1)
+    optimizer = student_optimizer(
+        ctx, nn.Sequential(shared), shared, groups=[ParamGroup(parameters=[*router.parameters()], lr_scale=2.0)]
+    )
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+def test_gradients_of_all_groups_are_clipped_together() -> None:
+    first, second = Scalar(), Scalar()
+    ctx = Toy(schedule=ScheduleConfig(private_steps=1, lr=1.0, momentum=0.0, clip_norm=1.0)).context(1)
+    train_round(
+        ctx,
+        nn.ModuleList([first, second]),
+        student_optimizer(ctx, first, groups=[ParamGroup(parameters=[second.w])]),
+        order="private_then_distil",
+        private=lambda index: 3 * first.w + 4 * second.w,
+        distil=None,
+        num_targets=0,
+    )
+    assert (first.w.item(), second.w.item()) == pytest.approx((-0.6, -0.8), abs=1e-5)

@@ -18,7 +18,9 @@ preset = "edgefd"
 seed = 3
 rounds = {rounds}
 num_clients = {clients}
-task = "classification"
+
+[task]
+name = "classification"
 
 [data]
 name = "digits <of> 8x8"

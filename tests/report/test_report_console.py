@@ -47,6 +47,7 @@ def test_line_of_a_round():
 def test_trouble_and_other_scores_are_told():
     event = {"round_id": 0, m.SCORE_MEAN: 0.5, m.FAILURES: 2, m.REJECTED: 1}
     assert told([event]) == ["round 1/30  score 0.500  failed 2  rejected 1"]
+    assert told([{**event, m.SCORE_NAME: "miou"}]) == ["round 1/30  miou 0.500  failed 2  rejected 1"]
 
 
 def test_a_round_without_clock_is_told_when_the_next_comes_and_none_twice():

@@ -107,6 +107,8 @@ def test_accuracy_rows_are_mean_and_spread_over_clients():
 def test_score_stands_in_where_there_is_no_accuracy():
     plot = drawn([{"round_id": 0, m.SCORE_MEAN: 20.0, m.SCORE_PER_CLIENT: [10.0, 30.0]}])["accuracy"]
     assert plot.title == "Score by round"
+    named = {"round_id": 0, m.SCORE_NAME: "miou", m.SCORE_MEAN: 0.5, m.SCORE_PER_CLIENT: [0.5, 0.5]}
+    assert drawn([named])["accuracy"].title == "Miou by round"
 
 
 def test_round_without_any_answer_is_an_empty_row():

@@ -1,4 +1,4 @@
-"""Accuracy (or the task's score) by round, with the spread over clients."""
+"""Accuracy (or what else clients are scored by) by round, with the spread over clients."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import fedkd.metric_names as m
 from fedkd.report.events import History
 from fedkd.report.plots.canvas import GRID, MUTED, SERIES, Plot, Skipped, matrix, new_figure, round_axis
+from fedkd.report.units import name_of_metric
 from fedkd.types import Array
 
 NAME = "accuracy"
@@ -18,7 +19,7 @@ NAME = "accuracy"
 def draw(history: History, config: Mapping[str, Any]) -> Plot | Skipped:
     """Mean over clients as a line, standard deviation and extremes as bands, chance as a dashed line."""
     is_accuracy = bool(history.series(m.ACC_PER_CLIENT))
-    what = "accuracy" if is_accuracy else "score"
+    what = "accuracy" if is_accuracy else name_of_metric(history.last(m.SCORE_NAME))
     title = f"{what.capitalize()} by round"
     series = history.series(m.ACC_PER_CLIENT if is_accuracy else m.SCORE_PER_CLIENT)
     if not series:
