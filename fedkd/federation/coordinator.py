@@ -137,6 +137,7 @@ class Coordinator:
                     knowledge,
                     asked=asked,
                     rows_per_sample=task.rows_per_sample,
+                    has_classes=self._plan.dataset.train.groups is None,
                 ),
                 **numbers,
             }

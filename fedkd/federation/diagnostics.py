@@ -51,8 +51,13 @@ def teaching(
     *,
     asked: Ids | None,
     rows_per_sample: int,
+    has_classes: bool = True,
 ) -> dict[str, Any]:
-    """Coverage, voters and purity of the main rows in proxy space; accuracy and entropy of what was aggregated."""
+    """Coverage, voters and purity of the main rows in proxy space; accuracy and entropy of what was aggregated.
+
+    Args:
+        has_classes: what the setting knows of the proxy samples are their classes, not just groups.
+    """
     spoken = [(s.client_id, rows) for s in shares for rows in s.rows if rows.space == "proxy" and not rows.variant]
     if setting.proxy is None:
         return {}
@@ -66,7 +71,7 @@ def teaching(
         numbers[m.TEACHER_ENTROPY] = float(row_entropy(probs).mean())
     if setting.labels is None or rows_per_sample != 1:
         return numbers
-    if taught is not None and taught.kind in {"logits", "probs", "log_probs"}:
+    if has_classes and taught is not None and taught.kind in {"logits", "probs", "log_probs"}:
         numbers[m.TEACHER_ACC] = float((taught.values.argmax(axis=1) == setting.labels[taught.ids]).mean())
     if class_counts is not None and votes:
         numbers[m.PURITY] = (

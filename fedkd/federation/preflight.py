@@ -33,9 +33,9 @@ class Plan:
 
     @property
     def class_counts(self) -> Array:
-        """Private samples by client and class (m, c)."""
-        labels, classes = self.dataset.train.labels, self.dataset.num_classes
-        return np.stack([np.bincount(labels[index], minlength=classes) for index in self.partition.indices])
+        """Private samples by client and class, or group where samples have no single class (m, c)."""
+        strata, number = self.dataset.train.strata, self.dataset.num_strata
+        return np.stack([np.bincount(strata[index], minlength=number) for index in self.partition.indices])
 
     def skew(self) -> dict[str, float]:
         """How unlike the clients are."""
@@ -55,9 +55,9 @@ def preflight(experiment: Experiment) -> Plan:
     core = experiment.core
     partition = experiment.partition.create()
     indices = partition.assign(
-        dataset.train.labels,
+        dataset.train.strata,
         num_clients=core.num_clients,
-        num_classes=dataset.num_classes,
+        num_classes=dataset.num_strata,
         rng=stream(core.seed, "partition"),
     )
     partition.transform(0, dataset.train.x[:1])  # refuses here what it would refuse on every client
@@ -91,10 +91,10 @@ def server_model_builder(experiment: Experiment, dataset: Dataset) -> Callable[[
 
 def _check_inputs(dataset: Dataset) -> None:
     for part, samples in (("train", dataset.train), ("test", dataset.test)):
-        if samples.x.dtype != np.float32:
+        if samples.x.dtype not in (np.float32, np.int32):
             raise DataError(
-                f"data set {dataset.name!r}, {part}: inputs are {samples.x.dtype}, expected float32; "
-                "convert them with x.astype('float32')"
+                f"data set {dataset.name!r}, {part}: inputs are {samples.x.dtype}, expected float32 (or int32 for "
+                "tokens); convert them with x.astype('float32')"
             )
 
 

@@ -97,7 +97,7 @@ class KMeansFilter(Filter):
         """
         require(private, filter="kmeans", role="private")
         x = flat(private)
-        labels = private.y if private.y is not None and private.y.ndim == 1 else np.zeros(len(x), np.int64)
+        labels = private.strata
         classes = np.unique(labels)
         if self._config.fit == "per_class":
             k = self._config.k_per_class

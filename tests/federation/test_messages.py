@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedkd.data.base import Samples
 from fedkd.errors import BadReplyError
 from fedkd.exchange.float_codecs import Float16, Float32, FloatConfig
 from fedkd.federation.messages import Job, RoundRequest, RoundResult
@@ -197,9 +198,10 @@ def test_garbled_arrays_of_a_setup_result_are_refused(name: str, array: np.ndarr
 
 @pytest.mark.parametrize("labels", [None, np.array([3, 1])])
 def test_a_contribution_comes_back(labels: np.ndarray | None) -> None:
-    x = np.arange(8, dtype=np.float32).reshape(2, 1, 4)
-    got = Contribution.from_parcel(carried(Contribution(x=x, labels=labels).to_parcel()))
-    np.testing.assert_array_equal(got.x, x)
+    offered = Samples(np.arange(8, dtype=np.float32).reshape(2, 1, 4), more={"t": np.array([7, 9], np.int32)})
+    got = Contribution.from_parcel(carried(Contribution(offered, labels=labels).to_parcel()))
+    np.testing.assert_array_equal(got.inputs.x, offered.x)
+    np.testing.assert_array_equal(got.inputs.more["t"], [7, 9])
     assert got.labels is None if labels is None else got.labels is not None and got.labels.tolist() == [3, 1]
 
 
@@ -213,6 +215,10 @@ X = np.zeros((2, 3), np.float32)
         {"x": np.zeros(3, np.float32)},
         {"x": np.zeros((2, 3), np.float64)},
         {"x": np.full((2, 3), np.nan, np.float32)},
+        {"x": X, "more.t": np.zeros(3, np.int32)},
+        {"x": X, "more.t": np.full(2, np.inf, np.float32)},
+        {"x": X, "y": np.zeros(2, np.int64)},
+        {"x": X, "groups": np.zeros(2, np.int64)},
         {"x": X, "labels": np.zeros(3, np.int64)},
         {"x": X, "labels": np.zeros(2)},
     ],
@@ -292,6 +298,6 @@ def test_margins_beyond_every_filter_are_refused(value: float) -> None:
 
 
 def test_labels_must_be_one_number_each() -> None:
-    said = Contribution(x=np.zeros((3, 1, 2, 2), np.float32), labels=np.zeros((3, 2), np.int64))
+    said = Contribution(Samples(np.zeros((3, 1, 2, 2), np.float32)), labels=np.zeros((3, 2), np.int64))
     with pytest.raises(BadReplyError, match="labels"):
         Contribution.from_parcel(said.to_parcel())
