@@ -48,7 +48,7 @@ WRONG: list[tuple[Mapping[str, Any], type[FedKDError], str]] = [
     (
         {"data.name": "tests.doubles:digits_in_double"},
         DataError,
-        r"train: inputs are float64, expected float32; convert",
+        r"train: inputs are float64, expected float32 .*; convert",
     ),
     ({"partition.name": "iid", "num_clients": 800}, DataError, "gets 1 private samples .* expected at least 2"),
 ]
