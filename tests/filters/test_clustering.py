@@ -35,3 +35,13 @@ def test_mini_batches_are_about_as_good() -> None:
     parts = minibatch_centers(x, 12, seed=0, max_iter=100)
     assert inertia(x, parts) < 1.15 * inertia(x, whole)
     np.testing.assert_array_equal(minibatch_centers(x, 12, seed=0, max_iter=100), parts)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_centroids_are_the_same_where_the_rows_may_be_overwritten(dtype: type) -> None:
+    x = (np.random.default_rng(0).normal(size=(200, 6)) + 5.0).astype(dtype)
+    kept = x.copy()
+    options = {"seed": 1, "max_iter": 50, "tol": 1e-4}
+    centers = lloyd_centers(x, 7, **options)
+    np.testing.assert_array_equal(x, kept)
+    np.testing.assert_array_equal(lloyd_centers(x, 7, overwrite=True, **options), centers)
