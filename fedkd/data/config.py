@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedkd.checks import check_range
 from fedkd.errors import ConfigError
@@ -16,6 +17,8 @@ class DataConfig:
     `max_train`, `max_test` and `validation` draw from fixed streams of their own, never from the experiment's seed:
     runs with different seeds see the same samples. Each draw keeps the share of every class.
     """
+
+    paths: ClassVar[frozenset[str]] = frozenset({"root"})
 
     name: str = "digits"  # an entry of DATASETS, or package.module:function of your own
     root: str = ""  # folder or file that holds the data; not used by embedded data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedkd.checks import check_choice, check_range
 from fedkd.data.base import Samples
@@ -13,6 +14,8 @@ from fedkd.types import Array, Ids, Mask
 @dataclass(frozen=True, kw_only=True)
 class ProxyConfig:
     """How the proxy set comes about."""
+
+    paths: ClassVar[frozenset[str]] = frozenset({"root"})
 
     name: str = "contributed"  # contributed: from the clients' own data; external: another data set; none
     data: str = ""  # of external: the data set's name, as in data.name

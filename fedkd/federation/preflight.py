@@ -14,7 +14,12 @@ from fedkd.data.partition_file import PartitionTable
 from fedkd.errors import ConfigError, DataError
 from fedkd.experiment import CoreConfig, Experiment
 from fedkd.functional.skew import mean_label_emd, mean_pairwise_js
+from fedkd.lookup import resolve
+from fedkd.models.roles import Group, ModelRole
+from fedkd.models.spec import ModelSpec
 from fedkd.streams import stream
+from fedkd.tasks import TASKS
+from fedkd.tasks.base import Task
 from fedkd.types import Array
 
 if TYPE_CHECKING:
@@ -78,13 +83,10 @@ def server_model_builder(experiment: Experiment, dataset: Dataset) -> Callable[[
     """Builds fresh models of the first configured architecture."""
     from fedkd.models.build import build_model
 
+    spec = model_spec(experiment, dataset)
+
     def build() -> nn.Module:
-        return build_model(
-            experiment.model.names[0],
-            experiment.model,
-            input_shape=dataset.input_shape,
-            num_outputs=dataset.num_classes,
-        )
+        return build_model(experiment.model.names[0], experiment.model, spec)
 
     return build
 
@@ -130,17 +132,44 @@ def _check_roles(experiment: Experiment) -> None:
         )
 
 
+def model_spec(experiment: Experiment, dataset: Dataset) -> ModelSpec:
+    """What the models of the experiment's task take and give."""
+    task: Task = resolve(TASKS, experiment.task, what="task")(num_outputs=dataset.num_classes)
+    return task.model_spec(dataset)
+
+
 def _check_models(experiment: Experiment, dataset: Dataset) -> None:
+    """Build every model that the method declares, with its weights, and run a sample through it."""
     import torch
 
-    from fedkd.models.build import build_model, check_outputs
+    from fedkd.models.build import build_model
+    from fedkd.models.check import check_model
 
-    for name in dict.fromkeys(experiment.model.names):
-        with torch.random.fork_rng(devices=[]):
-            model = build_model(
-                name, experiment.model, input_shape=dataset.input_shape, num_outputs=dataset.num_classes
-            )
-        check_outputs(model, input_shape=dataset.input_shape, num_outputs=dataset.num_classes, name=name)
+    groups: dict[Group, None] = {}
+    for role in experiment.method.cls.models:
+        if role.source == "copy_of_student" or _lacks_weights(role, experiment):
+            continue
+        groups[role.group] = None
+    spec = model_spec(experiment, dataset)
+    for group in groups:
+        config = getattr(experiment, group)
+        for name in dict.fromkeys(config.names):
+            with torch.random.fork_rng(devices=[]):
+                model = build_model(name, config, spec, group=group)
+            check_model(model, spec, name=name, group=group)
+
+
+def _lacks_weights(role: ModelRole, experiment: Experiment) -> bool:
+    """Whether an optional role is not configured; ConfigError where it is not optional."""
+    if not role.needs_weights or getattr(experiment, role.group).weights:
+        return False
+    if role.optional:
+        return True
+    raise ConfigError(
+        f"method {experiment.method.name!r} needs a trained {role.name}, but {role.group}.weights is empty; name a "
+        f".safetensors file or a folder in Hugging Face format, and its model in {role.group}.name",
+        key=f"{role.group}.weights",
+    )
 
 
 def _check_device(experiment: Experiment) -> None:

@@ -110,7 +110,13 @@ class Workspace:
         """The live models."""
         from fedkd.models.pool import ModelPool
 
-        return ModelPool(self.experiment.model, self.dataset.input_shape, self.dataset.num_classes, self.device)
+        return ModelPool(
+            self.experiment.model,
+            self.task.model_spec(self.dataset),
+            self.device,
+            teacher=self.experiment.teacher,
+            roles=self.trainer.models,
+        )
 
     @functools.cached_property
     def uplink(self) -> Any:

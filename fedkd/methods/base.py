@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from fedkd.data.base import ClientData, Samples
 from fedkd.data.proxy import Proxy
 from fedkd.methods.schedule import ScheduleConfig
+from fedkd.models.roles import ModelRole as ModelRole  # trainers declare theirs from here
 from fedkd.rows import Knowledge, Rows, Share
 from fedkd.tasks.base import Task
 from fedkd.types import Ids, Metrics
@@ -65,6 +66,7 @@ class LocalTrainer(ABC):
     Config: ClassVar[type]
     tasks: ClassVar[frozenset[str]]  # names of the tasks that it can train
     needs: ClassVar[frozenset[str]] = frozenset({"train"})  # roles that the client's data must have
+    models: ClassVar[tuple[ModelRole, ...]] = (ModelRole(name="student"),)  # built and checked before a run starts
     space: ClassVar[str] = "proxy"  # space of the rows that it shares
     kinds: frozenset[str]  # kinds of the rows that it shares as configured
     metric: ClassVar[str | None] = None  # None: the task's own metric

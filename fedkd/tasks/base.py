@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from fedkd.data.base import Samples
+from fedkd.data.base import Dataset, Samples
+from fedkd.models.spec import ModelSpec
 from fedkd.rows import Rows
 from fedkd.types import Array, Ids, Metrics
 
@@ -32,6 +33,17 @@ class Task(ABC):
     metric_higher_is_better: ClassVar[bool] = True
     rows_per_sample: int = 1
     num_outputs: int
+
+    def model_spec(self, dataset: Dataset) -> ModelSpec:
+        """What a model of this task takes and gives; the data's own inputs, unless a task says otherwise."""
+        x, more = dataset.train.x, dataset.train.more
+        return ModelSpec(
+            input_shape=x.shape[1:],
+            num_outputs=self.num_outputs,
+            head=self.name,
+            dtype=str(x.dtype),
+            more={name: (array.shape[1:], str(array.dtype)) for name, array in more.items()},
+        )
 
     @abstractmethod
     def predict(self, model: nn.Module, samples: Samples, ids: Ids, *, batch_size: int) -> Rows:

@@ -22,6 +22,8 @@ from fedkd.methods.base import Context, DeviceProfile, LocalTrainer
 from fedkd.methods.schedule import ScheduleConfig
 from fedkd.models.config import ModelConfig
 from fedkd.models.pool import ModelPool
+from fedkd.models.roles import ModelRole
+from fedkd.models.spec import ModelSpec
 from fedkd.rows import Rows
 from fedkd.streams import stream, stream_seed
 from fedkd.tasks.base import Evaluation, Task
@@ -48,6 +50,8 @@ class Toy:
     seed: int = 0
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(private_batch=8, distil_batch=6))
     model: ModelConfig = field(default_factory=lambda: ModelConfig(hidden=8))
+    teacher: ModelConfig = field(default_factory=ModelConfig)
+    roles: tuple[ModelRole, ...] = ()
 
     test: ClassVar[Samples] = blobs([0, 1] * 30, seed=3)
     public: ClassVar[Samples] = blobs([0, 0, 1, 1] * 4, seed=2)
@@ -70,13 +74,18 @@ class Toy:
                 asked=np.arange(size),
             ),
             task=Classification(num_outputs=self.classes),
-            models=ModelPool(self.model, (FEATURES,), self.classes).for_client(self.client_id),
+            models=self.pool().for_client(self.client_id),
             schedule=self.schedule,
             rng=lambda name: stream(self.seed, name, **key),
             torch_rng=lambda name: _seeded(stream_seed(self.seed, name, **key)),
             device="cpu",
             profile=DeviceProfile(predict_batch=7),
         )
+
+    def pool(self) -> ModelPool:
+        """Live models as a worker keeps them."""
+        spec = ModelSpec(input_shape=(FEATURES,), num_outputs=self.classes)
+        return ModelPool(self.model, spec, teacher=self.teacher, roles=self.roles)
 
     @property
     def accepted(self) -> Ids:
@@ -124,11 +133,11 @@ def zero_linear() -> nn.Module:
     return layer
 
 
-def normed(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+def normed(config: ModelConfig, spec: ModelSpec) -> nn.Module:
     """A small network that cannot train on a batch of one sample."""
     hidden = config.hidden
     return nn.Sequential(
-        nn.Linear(*input_shape, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, num_outputs)
+        nn.Linear(*spec.input_shape, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, spec.num_outputs)
     )
 
 
