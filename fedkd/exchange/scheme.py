@@ -40,6 +40,7 @@ class ServerScheme(ABC):
     spaces: ClassVar[frozenset[str]]  # spaces of the rows that it combines; empty: it takes no shares
     kinds: ClassVar[frozenset[str]]  # kinds of the rows that it combines
     gives: ClassVar[frozenset[str] | None] = None  # kinds of the rows that it answers with; None: those it was given
+    extras: ClassVar[frozenset[str]] = frozenset()  # kinds of the records that it takes, see `fedkd.exchange.extras`
 
     @abstractmethod
     def init(self, ctx: ServerContext) -> ServerState:

@@ -7,6 +7,8 @@ from jaxtyping import Float
 
 from fedkd.types import Array
 
+LOG_FLOOR = -80.0  # log-probabilities below it travel as this: exp(-80) is nothing, and minus infinity is refused
+
 
 def softmax(values: Float[Array, "n c"], *, temperature: float = 1.0) -> Float[Array, "n c"]:
     """Row-wise softmax of values / temperature, safe for large values."""
@@ -14,6 +16,13 @@ def softmax(values: Float[Array, "n c"], *, temperature: float = 1.0) -> Float[A
     shifted = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     soft: Array = shifted / shifted.sum(axis=-1, keepdims=True)
     return soft
+
+
+def log_normalise(values: Float[Array, "n c"]) -> Float[Array, "n c"]:
+    """Log-probabilities of the rows: values less the logarithm of their summed exponentials, at least `LOG_FLOOR`."""
+    shifted = values - values.max(axis=-1, keepdims=True)
+    logs: Array = np.maximum(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), LOG_FLOOR)
+    return logs
 
 
 def entropy_reduction(probs: Float[Array, "n c"], *, temperature: float) -> Float[Array, "n c"]:

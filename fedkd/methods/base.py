@@ -12,7 +12,7 @@ from fedkd.data.base import ClientData, Samples
 from fedkd.data.proxy import Proxy
 from fedkd.methods.schedule import ScheduleConfig
 from fedkd.models.roles import ModelRole as ModelRole  # trainers declare theirs from here
-from fedkd.rows import Knowledge, Rows, Share
+from fedkd.rows import Knowledge, Rows, Share, Stream
 from fedkd.tasks.base import Task
 from fedkd.types import Ids, Metrics
 
@@ -67,10 +67,13 @@ class LocalTrainer(ABC):
     tasks: ClassVar[frozenset[str]]  # names of the tasks that it can train
     needs: ClassVar[frozenset[str]] = frozenset({"train"})  # roles that the client's data must have
     models: ClassVar[tuple[ModelRole, ...]] = (ModelRole(name="student"),)  # built and checked before a run starts
-    space: ClassVar[str] = "proxy"  # space of the rows that it shares
+    space: ClassVar[str] = "proxy"  # space of the (main) rows that it shares
     kinds: frozenset[str]  # kinds of the rows that it shares as configured
+    streams: Callable[[Task], tuple[Stream, ...]] | None = None  # define it where `default_streams` do not fit
+    extras: ClassVar[frozenset[str]] = frozenset()  # kinds of the record that its share may carry, of EXTRAS
     metric: ClassVar[str | None] = None  # None: the task's own metric
     needs_full_proxy: ClassVar[bool] = False  # true: `predict` sees every asked row, not only the accepted ones
+    rows_stand_alone: ClassVar[bool] = True  # false: a row depends on its batch, so `predict` sees every asked row
 
     @abstractmethod
     def init(self, ctx: Context) -> State:
@@ -87,3 +90,23 @@ class LocalTrainer(ABC):
     @abstractmethod
     def share(self, ctx: Context, state: State, rows: tuple[Rows, ...]) -> Share:
         """The method's own selection from `rows`: which rows go, with which weights."""
+
+
+def streams_of(trainer: LocalTrainer, task: Task) -> tuple[Stream, ...]:
+    """What the trainer shares in this task, the main stream first."""
+    return default_streams(trainer, task) if trainer.streams is None else trainer.streams(task)
+
+
+def default_streams(trainer: LocalTrainer, task: Task) -> tuple[Stream, ...]:
+    """One stream for each of the trainer's kinds, in its space: as wide as the task, with any variants, no columns."""
+    limit = task.num_outputs if trainer.space in {"class", "prototype"} else None
+    return tuple(
+        Stream(
+            space=trainer.space,  # type: ignore[arg-type] # the border checks what comes
+            kind=kind,  # type: ignore[arg-type]
+            width=1 if kind == "hard" else task.num_outputs,
+            many_variants=True,
+            limit=limit,
+        )
+        for kind in sorted(trainer.kinds)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
@@ -15,6 +16,7 @@ from fedkd.data.base import Samples
 from fedkd.errors import ConfigError
 from fedkd.functional.aggregation import softmax
 from fedkd.functional.losses import mae_rows, mse_rows, soft_cross_entropy_rows, soft_target_rows
+from fedkd.functional.teachers import heard_columns, teacher_probs
 from fedkd.methods.base import Context, LocalTrainer, State
 from fedkd.methods.local_training import ORDERS, RowsLoss, distil_loss, private_loss, student_optimizer, train_round
 from fedkd.models.optimizers import load_optimizer, optimizer_state
@@ -111,8 +113,22 @@ class SoftTargets(LocalTrainer):
 
     def _targets(self, taught: Rows) -> tuple[Tensor, RowsLoss]:
         """What the rows of the knowledge teach, and the loss against it."""
+        rows_loss: RowsLoss
         if self.config.loss in LOGIT_LOSSES:
-            return torch.from_numpy(taught.values), LOGIT_LOSSES[self.config.loss]
-        tau = self.config.temperature
-        targets = softmax(taught.values, temperature=tau) if taught.kind == "logits" else taught.values
-        return torch.from_numpy(targets), functools.partial(SOFT_LOSSES[self.config.loss], temperature=tau)
+            targets, rows_loss = taught.values, LOGIT_LOSSES[self.config.loss]
+        else:
+            tau = self.config.temperature
+            targets = teacher_probs(taught, tau)
+            rows_loss = functools.partial(SOFT_LOSSES[self.config.loss], temperature=tau)
+        heard = heard_columns(taught)
+        if heard is None:
+            return torch.from_numpy(targets), rows_loss
+        # Where nobody owns a class there is no target: NaN marks it, since the loss sees batches of targets alone.
+        marked = np.where(heard, targets, np.float32(np.nan))
+        return torch.from_numpy(marked), functools.partial(_over_heard, rows_loss=rows_loss)
+
+
+def _over_heard(student: Tensor, targets: Tensor, *, rows_loss: Callable[..., Tensor]) -> Tensor:
+    """`rows_loss` over the columns whose target is not NaN."""
+    keep = ~targets.isnan()
+    return rows_loss(student, targets.nan_to_num(0.0), keep=keep)

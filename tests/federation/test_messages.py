@@ -96,7 +96,8 @@ def test_an_empty_share_without_a_score_comes_back() -> None:
 
 def test_bytes_of_a_share_are_those_of_its_arrays() -> None:
     # ids 3 * 4, values 3 * 2 * 4, weight 3 * 4 and column 3 * 4; the other view: weights 3 * 2 * 4 and no column
-    assert RoundResult.share_bytes(result().to_parcel(FLOAT32)) == (12 + 24 + 12 + 12) + (12 + 24 + 24)
+    record = len('["triples",{"texts":["a","b"]}]')
+    assert RoundResult.share_bytes(result().to_parcel(FLOAT32)) == (12 + 24 + 12 + 12) + (12 + 24 + 24) + record
 
 
 def test_numpy_figures_travel() -> None:
@@ -228,6 +229,9 @@ def test_a_garbled_contribution_is_refused(arrays: dict[str, np.ndarray]) -> Non
         Contribution.from_parcel(Parcel({}, arrays))
 
 
+RECORD = Extra(kind="acceptance", data={"accepted": 3, "rejected": 4})
+
+
 def request() -> RoundRequest:
     return RoundRequest(
         job=JOB,
@@ -239,7 +243,9 @@ def request() -> RoundRequest:
         keep=("round-000003", "setup"),
         proxy_version="v1",
         asked=np.array([0, 2, 5]),
-        knowledge=Knowledge(common=(rows(weight=None),), per_client={2: (rows(variant="own"),), 3: ()}),
+        knowledge=Knowledge(
+            common=(rows(weight=None),), per_client={2: (rows(variant="own"),), 3: ()}, extras=(RECORD,)
+        ),
         states={2: (REF, None), 3: (None, REF)},
     )
 
@@ -260,12 +266,14 @@ def test_a_round_request_comes_back() -> None:
     assert_rows_equal(got.knowledge.common[0], rows(weight=None))
     assert got.knowledge.per_client.keys() == {2}
     assert_rows_equal(got.knowledge.per_client[2][0], rows(variant="own"))
+    assert got.knowledge.extras == (RECORD,)
 
 
 def test_a_cohort_receives_its_own_clients_alone() -> None:
     got = received(request(), [3])
     assert got.states.keys() == {3}
     assert got.knowledge.per_client == {}
+    assert got.knowledge.extras == (RECORD,)
 
 
 @pytest.mark.parametrize("field", sorted(request().to_request(FLOAT32).shared.header))

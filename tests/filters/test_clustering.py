@@ -39,9 +39,9 @@ def test_mini_batches_are_about_as_good() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_centroids_are_the_same_where_the_rows_may_be_overwritten(dtype: type) -> None:
-    x = (np.random.default_rng(0).normal(size=(200, 6)) + 5.0).astype(dtype)
+    x: Array = (np.random.default_rng(0).normal(size=(200, 6)) + 5.0).astype(dtype)
     kept = x.copy()
     lloyd_centers(x, 7, seed=1, max_iter=50, tol=1e-4)
     np.testing.assert_array_equal(x, kept)
     fitted = [lloyd_centers(x, 7, seed=1, max_iter=50, tol=1e-4, overwrite=may) for may in (False, True)]
-    np.testing.assert_array_equal(*fitted)
+    np.testing.assert_array_equal(fitted[0], fitted[1])
