@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fedkd.errors import ConfigError
+from fedkd.rows import Stream
 
 if TYPE_CHECKING:
     from fedkd.experiment import Experiment
@@ -54,6 +56,12 @@ def check_combination(experiment: Experiment) -> None:
             "another scheme or the method's payload",
             key="scheme.name",
         )
+    if not trainer.extras <= scheme.extras:
+        raise ConfigError(
+            f"method {experiment.method.name!r} sends records ({_words(trainer.extras)}), but scheme "
+            f"{experiment.scheme.name!r} takes {_words(scheme.extras) or 'none'}; choose another scheme",
+            key="scheme.name",
+        )
     answers = trainer.kinds if scheme.gives is None else scheme.gives
     for group, codec, kinds, who in (
         ("codec", uplink, trainer.kinds, f"method {experiment.method.name!r} shares"),
@@ -70,6 +78,40 @@ def check_combination(experiment: Experiment) -> None:
             f"method {experiment.method.name!r} shares rows of a proxy set, but proxy.name is 'none'; "
             "set proxy.name = 'contributed', or scheme.name = 'none' to exchange nothing",
             key="proxy.name",
+        )
+
+
+def check_streams(experiment: Experiment, streams: Sequence[Stream], *, num_columns: int) -> None:
+    """Raise ConfigError for the first stream of the method that scheme or codec cannot take, or that makes no sense.
+
+    Args:
+        streams: what the method shares in its task.
+        num_columns: outputs of the task.
+    """
+    scheme, uplink = experiment.scheme.create(), experiment.codec.create()
+    keys = [(stream.space, stream.kind, stream.variant) for stream in streams]
+    for stream in streams:
+        name = f"method {experiment.method.name!r} shares {stream.kind} in space {stream.space}"
+        if stream.space not in scheme.spaces or stream.kind not in scheme.kinds:
+            raise ConfigError(
+                f"{name}, but scheme {experiment.scheme.name!r} combines {_words(scheme.kinds)} in space "
+                f"{_words(scheme.spaces)}; choose another scheme",
+                key="scheme.name",
+            )
+        if stream.kind not in uplink.kinds:
+            raise ConfigError(
+                f"{name}, but codec {experiment.codec.name!r} carries {_words(uplink.kinds)}; choose another codec",
+                key="codec.name",
+            )
+        if stream.has_support and not (stream.kind == "log_probs" and 2 <= stream.width <= num_columns):
+            raise ConfigError(
+                f"{name} with a support, {stream.width} columns wide; expected log_probs with fewer columns named than "
+                f"the {num_columns} that there are",
+                key="method.name",
+            )
+    if len(set(keys)) < len(keys):
+        raise ConfigError(
+            f"method {experiment.method.name!r} has two streams of one space, kind and variant", key="method.name"
         )
 
 

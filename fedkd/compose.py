@@ -40,9 +40,9 @@ def compose(
         origin = f"file {path}"
         layers[origin] = _of_this_preset(layers[origin], preset)
     values, origins = merge({f"preset {preset!r}": preset_values(preset), **layers})
-    for key in PATH_KEYS:
+    for key in Experiment.build(values, origins).path_keys():
         given = str(values.get(key, ""))
-        if given and not Path(given).is_absolute():
+        if given and not Path(given).is_absolute() and not _is_on_hub(key, values):
             if not may_be_relative:
                 raise ConfigError(
                     f"{key} (from {origins[key]}) is {given!r}, expected an absolute path: Flower's processes run in a "
@@ -51,6 +51,12 @@ def compose(
                 )
             values[key] = str(Path(given).expanduser().absolute())
     return Experiment.build(values, origins)
+
+
+def _is_on_hub(key: str, values: Flat) -> bool:
+    """Whether a model's weights are named as on the hub: `<group>.download` allows it, and no such file is here."""
+    group, _, name = key.rpartition(".")
+    return name == "weights" and values.get(f"{group}.download") is True and not Path(str(values[key])).exists()
 
 
 def _of_this_preset(layer: Flat, preset: str) -> Flat:
@@ -109,7 +115,6 @@ def from_run_config(config: Mapping[str, Scalar]) -> Experiment:
     return compose(experiment=str(config.get("experiment", "")), overrides=layers, may_be_relative=False)
 
 
-PATH_KEYS = ("data.root", "proxy.root", "filter.checkpoint")
 RUN_KEYS = frozenset({"experiment", "overrides", "out", "resume-from"})  # of the run config, not of the experiment
 
 

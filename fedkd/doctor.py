@@ -10,7 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 NEEDED = ("numpy", "scikit-learn", "safetensors", "torch", "torchvision", "flwr")
-OPTIONAL = (("ray", "simulation"), ("matplotlib", "viz"), ("jinja2", "viz"), ("datasets", "hub"))
+OPTIONAL = (
+    ("ray", "simulation"),
+    ("matplotlib", "viz"),
+    ("jinja2", "viz"),
+    ("datasets", "hub"),
+    ("timm", "vision"),
+    ("transformers", "llm"),
+    ("diffusers", "diffusion"),
+    ("torchmetrics", "segmentation"),
+)
 
 
 @dataclass(frozen=True)

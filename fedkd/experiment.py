@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from fedkd.checks import check_choice, check_range
 from fedkd.data import PARTITIONS
@@ -58,6 +58,8 @@ class CoreConfig:
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
     """Keys of the group `filter` that hold for every filter."""
+
+    paths: ClassVar[frozenset[str]] = frozenset({"checkpoint"})
 
     own_sample_stage: bool = True  # stage 1 of EdgeFD: what a client contributed itself is accepted unseen
     holdout: float = 0.2  # share of the private data kept from `fit` to calibrate the threshold on; 0..1
@@ -160,6 +162,7 @@ COMMON: Mapping[str, type] = {"filter": SelectionConfig}  # keys of a choice gro
 PLAIN: Mapping[str, type] = {
     "data": DataConfig,
     "model": ModelConfig,
+    "teacher": ModelConfig,  # read by methods that declare a teacher
     "proxy": ProxyConfig,
     "schedule": ScheduleConfig,
     "engine": EngineConfig,
@@ -186,6 +189,7 @@ class Experiment:
     selection: SelectionConfig
     data: DataConfig
     model: ModelConfig
+    teacher: ModelConfig
     proxy: ProxyConfig
     schedule: ScheduleConfig
     engine: EngineConfig
@@ -262,6 +266,11 @@ class Experiment:
             flat[f"{group}.name"] = choice.name
             flat |= {f"{group}.{key}": value for key, value in dataclasses.asdict(choice.config).items()}
         return flat | {f"filter.{key}": value for key, value in dataclasses.asdict(self.selection).items()}
+
+    def path_keys(self) -> list[str]:
+        """Flat keys that hold a path: those that a Config names in its class variable `paths`."""
+        configs = [*PLAIN.items(), *COMMON.items(), *((group, getattr(self, group).cls.Config) for group in CHOICES)]
+        return [f"{group}.{key}" for group, config in configs for key in sorted(getattr(config, "paths", ()))]
 
     def to_toml(self) -> str:
         """The experiment as TOML, one table per group; `load_flat` reads it back."""

@@ -18,6 +18,8 @@ UPLINK_BYTES = "wire/uplink_bytes"
 DOWNLINK_BYTES = "wire/downlink_bytes"
 UPLINK_PER_CLIENT = "wire/uplink_bytes_per_client"
 HEADER_BYTES = "wire/header_bytes"  # framing: field names, shapes, digests
+SELECTED_ROWS = "wire/selected_rows"  # rows of the good shares
+UNSELECTED_BYTES = "wire/unselected_bytes"  # what these shares would have taken with every row that was asked for
 SETUP_UPLINK_BYTES = "wire/setup_uplink_bytes"
 SETUP_DOWNLINK_BYTES = "wire/setup_downlink_bytes"
 
@@ -44,6 +46,11 @@ PURITY = "proxy/purity"  # share of votes cast by a client that owns the row's c
 TEACHER_ACC = "teacher/acc"
 SELECTED = "proxy/selected"  # share of the aggregated rows that the server's selector keeps
 TEACHER_ENTROPY = "teacher/entropy"  # nats
+
+# Counters that clients send along and the server sums: tokens of a draft that a target took, and did not.
+ACCEPTANCE_ACCEPTED = "acceptance/accepted"
+ACCEPTANCE_REJECTED = "acceptance/rejected"
+ACCEPTANCE_RATE = "acceptance/rate"
 
 # The partition.
 CLASS_COUNTS = "partition/class_counts"  # (clients, classes) private training samples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
@@ -20,6 +21,7 @@ from fedkd.methods.soft_targets import SoftTargets, SoftTargetsConfig
 from fedkd.rows import Knowledge, Rows, Share
 from fedkd.tasks.base import Evaluation
 from fedkd.types import Array, Ids, Metrics
+from tests.contract import worlds
 
 FAULTS = ("none", "raise", "nan", "nan_loss", "odd_metric", "die", "sleep")
 
@@ -161,3 +163,24 @@ def digits_in_double(config: DataConfig) -> Dataset:
     """Digits in double precision."""
     whole = load_digits(config)
     return replace(whole, train=Samples(whole.train.x.astype(np.float64), whole.train.y))
+
+
+def _world(make: Callable[..., Samples], classes: int) -> Dataset:
+    return Dataset(
+        name=make.__name__, train=make(48, seed=1), test=make(20, seed=3), num_classes=classes, num_groups=classes
+    )
+
+
+def scenes(config: DataConfig) -> Dataset:
+    """Images with masks."""
+    return _world(worlds.scenes, worlds.SEGMENTS)
+
+
+def sentences(config: DataConfig) -> Dataset:
+    """Sequences of tokens, some of them padded."""
+    return _world(worlds.sentences, worlds.WORDS)
+
+
+def pairs(config: DataConfig) -> Dataset:
+    """Two modalities."""
+    return _world(worlds.pairs, 2)

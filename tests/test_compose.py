@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -73,6 +75,46 @@ def test_what_is_built_is_read_back_from_its_own_toml() -> None:
 def test_what_is_wrong_is_named_with_its_origin(overrides: dict[str, Scalar], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         compose(overrides={"here": overrides}).check()
+
+
+# Paths.
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingConfig:
+    paths: ClassVar[frozenset[str]] = frozenset({"prompts"})
+    prompts: str = ""
+
+
+class Reading:
+    """A method from outside that reads a file; it is never made."""
+
+    Config = ReadingConfig
+
+
+@pytest.mark.parametrize(
+    "key", ["data.root", "proxy.root", "filter.checkpoint", "model.weights", "teacher.weights", "method.prompts"]
+)
+def test_paths_are_taken_from_the_folder_this_runs_in(key: str) -> None:
+    own: dict[str, Scalar] = {"method.name": "tests.test_compose:Reading"}
+    if key == "filter.checkpoint":
+        own |= {"filter.features": "checkpoint", "filter.feature_model": "resnet18"}
+    given = {"here": {**own, key: "some/file.safetensors"}}
+    assert compose(overrides=given).flat()[key] == str(Path("some/file.safetensors").absolute())
+    with pytest.raises(
+        ConfigError, match=rf"{key} \(from here\) is 'some/file.safetensors', expected an absolute path"
+    ):
+        compose(overrides=given, may_be_relative=False)
+
+
+def test_a_name_on_the_hub_is_no_path() -> None:
+    given = {"teacher.weights": "someone/something", "teacher.download": True}
+    assert compose(overrides={"here": given}, may_be_relative=False).teacher.weights == "someone/something"
+    Path("someone").mkdir()
+    Path("someone/something").touch()
+    assert compose(overrides={"here": given}).teacher.weights == str(Path("someone/something").absolute())
+    root = compose(overrides={"here": {"data.root": "nowhere", "data.download": True}}).data.root
+    assert root == str(Path("nowhere").absolute())
 
 
 # Experiment files.

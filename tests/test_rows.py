@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkd.rows import Knowledge, Rows
+from fedkd.rows import Extra, Knowledge, Rows, Stream, stream_of
 
 IDS = np.array([1, 4, 7])
 
@@ -23,6 +23,9 @@ def made(**options: Any) -> Rows:
         {"weight": np.zeros(2)},
         {"columns": {"score": np.zeros((3, 1))}},
         {"columns": {"score": np.zeros(2)}},
+        {"support": np.zeros((3, 1), np.int32)},  # of logits
+        {"kind": "log_probs", "support": np.zeros((3, 2), np.int32)},
+        {"kind": "log_probs", "support": np.zeros((2, 1), np.int32)},
     ],
 )
 def test_shapes_that_do_not_belong_together_are_refused(wrong: dict[str, Any]) -> None:
@@ -63,3 +66,33 @@ def test_knowledge_is_empty_where_no_row_is_in_it() -> None:
     assert Knowledge(common=(nothing,), per_client={0: (nothing,), 1: ()}).is_empty
     assert not Knowledge(common=(made(),)).is_empty
     assert not Knowledge(per_client={0: (made(),)}).is_empty
+
+
+def test_a_mask_takes_the_support_along_and_a_tree_brings_all_back() -> None:
+    whole = made(kind="log_probs", support=np.array([[3], [1], [2]]), columns={"score": np.ones(3)}, weight=np.ones(3))
+    kept = whole.where(np.array([True, False, True]))
+    assert kept.support is not None
+    assert kept.support.tolist() == [[3], [2]]
+    back = Rows(**whole.to_tree())
+    assert back.to_tree().keys() == whole.to_tree().keys()
+    assert all(back.to_tree()[name] is value for name, value in whole.to_tree().items() if name != "columns")
+    assert back.columns["score"] is whole.columns["score"]
+
+
+def test_rows_belong_to_the_stream_of_their_variant_else_to_one_of_many() -> None:
+    main = Stream(space="proxy", kind="logits", width=2)
+    edge, budgets = (Stream(space="proxy", kind="logits", width=2, variant=v, many_variants=v == "*") for v in "e*")
+    assert stream_of(made(), (budgets, main)) is main
+    assert stream_of(made(variant="e"), (main, budgets, edge)) is edge
+    assert stream_of(made(variant="b0.7"), (main, edge, budgets)) is budgets
+    assert stream_of(made(variant="b0.7"), (main, edge)) is None
+    assert stream_of(made(space="class"), (budgets,)) is None
+
+
+def test_records_are_for_everyone_and_are_knowledge() -> None:
+    counts = Extra(kind="acceptance", data={"accepted": 1, "rejected": 2})
+    knowledge = Knowledge(per_client={1: (made(),)}, extras=(counts,))
+    assert knowledge.seen_by(2).extras == (counts,)
+    assert not knowledge.seen_by(2).is_empty
+    assert counts.nbytes == len('["acceptance",{"accepted":1,"rejected":2}]')
+    assert Extra.from_json(counts.to_json()) == counts

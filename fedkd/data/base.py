@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ Role: TypeAlias = Literal["train", "val", "test", "unlabelled", "pool", "stream"
 ROLES: frozenset[str] = frozenset(get_args(Role))
 
 
+_MORE = "more."  # prefix of the stored names of further inputs
 IGNORE = -100  # target of positions that count for nothing (void pixels, prompts, padding); as in torch's losses
 
 
@@ -46,6 +47,18 @@ class Samples:
             {name: array[index] for name, array in self.more.items()},
             None if self.groups is None else self.groups[index],
         )
+
+    def arrays(self) -> dict[str, Array]:
+        """Everything by name, as it is stored and sent: x, y, groups, and `more.<name>` for each further input."""
+        named = {"x": self.x, "y": self.y, "groups": self.groups}
+        found = {name: array for name, array in named.items() if array is not None}
+        return found | {f"{_MORE}{name}": array for name, array in sorted(self.more.items())}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, Array]) -> Samples:
+        """What `arrays` made; KeyError where there is no x."""
+        more = {name.removeprefix(_MORE): array for name, array in arrays.items() if name.startswith(_MORE)}
+        return cls(arrays["x"], arrays.get("y"), more, arrays.get("groups"))
 
     def inputs(self) -> Samples:
         """The same without targets and groups: what may enter a proxy set."""
@@ -97,10 +110,12 @@ class Dataset:
     """A whole data set before it is dealt out.
 
     Attributes:
+        num_classes: classes, or the vocabulary where samples are texts.
+        num_groups: of samples that come with `groups`; 0 stands for the number of classes.
         scaling: how pixels became the inputs; None where that is not known.
 
     Raises:
-        DataError: lengths differ, a label is out of range, or an input is NaN or infinite.
+        DataError: lengths differ, a label or group is out of range, or an input is NaN or infinite.
     """
 
     name: str
@@ -109,10 +124,19 @@ class Dataset:
     num_classes: int
     class_names: tuple[str, ...] = ()
     scaling: Scaling | None = None
+    num_groups: int = 0
 
     def __post_init__(self) -> None:
         for part, samples in (("train", self.train), ("test", self.test)):
             _check(self.name, part, samples, self.num_classes)
+            _check_groups(self.name, part, samples, self.num_groups)
+
+    @property
+    def num_strata(self) -> int:
+        """How many groups or classes partitions deal out."""
+        if self.train.groups is not None:
+            return self.num_groups
+        return self.num_classes if self.train.labels.ndim == 1 else 1
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -133,16 +157,18 @@ class ImageSet:
     num_classes: int
     scaling: Scaling
     class_names: tuple[str, ...] = ()
+    num_groups: int = 0
 
     def scaled(self) -> Dataset:
         """The data set with inputs as models take them."""
         return Dataset(
             name=self.name,
-            train=Samples(self.scaling.apply(self.train.x), self.train.y),
-            test=Samples(self.scaling.apply(self.test.x), self.test.y),
+            train=replace(self.train, x=self.scaling.apply(self.train.x)),
+            test=replace(self.test, x=self.scaling.apply(self.test.x)),
             num_classes=self.num_classes,
             class_names=self.class_names,
             scaling=self.scaling,
+            num_groups=self.num_groups,
         )
 
 
@@ -180,17 +206,38 @@ def _all_finite(x: Array) -> bool:
 
 
 def _check(name: str, part: str, samples: Samples, num_classes: int) -> None:
-    x, y = samples.x, samples.labels
-    if len(x) != len(y):
-        raise DataError(f"data set {name!r}, {part}: {len(x)} inputs but {len(y)} labels")
-    if not _all_finite(x):
-        bad = ~np.isfinite(x.reshape(len(x), -1)).all(axis=1)
+    x, y = samples.x, samples.labels if samples.groups is None else samples.y
+    for what, array in (("labels", y), *((f"values of {key!r}", array) for key, array in samples.more.items())):
+        if array is not None and len(x) != len(array):
+            raise DataError(f"data set {name!r}, {part}: {len(x)} inputs but {len(array)} {what}")
+    for what, array in (("inputs", x), *((f"values of {key!r}", array) for key, array in samples.more.items())):
+        if not _all_finite(array):
+            bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+            raise DataError(
+                f"data set {name!r}, {part}: {int(bad.sum())} of {len(x)} {what} hold NaN or infinite values, the "
+                f"first at index {int(bad.argmax())}; clean or drop them, fedkd does not guess"
+            )
+    if y is None or not y.size or (y.ndim > 1 and y.dtype.kind == "f"):  # values by position are no classes
+        return
+    counted = y if y.ndim == 1 else y[y != IGNORE]
+    if counted.size and (counted.min() < 0 or counted.max() >= num_classes):
         raise DataError(
-            f"data set {name!r}, {part}: {int(bad.sum())} of {len(x)} inputs hold NaN or infinite values, the first at "
-            f"index {int(bad.argmax())}; clean or drop them, fedkd does not guess"
+            f"data set {name!r}, {part}: labels run from {counted.min()} to {counted.max()}, expected 0 to "
+            f"{num_classes - 1}; renumber the labels or correct num_classes"
         )
-    if len(y) and (y.min() < 0 or y.max() >= num_classes):
+
+
+def _check_groups(name: str, part: str, samples: Samples, num_groups: int) -> None:
+    groups = samples.groups
+    if groups is None:
+        return
+    if groups.shape != (len(samples),) or not np.issubdtype(groups.dtype, np.integer):
         raise DataError(
-            f"data set {name!r}, {part}: labels run from {y.min()} to {y.max()}, expected 0 to {num_classes - 1}; "
-            "renumber the labels or correct num_classes"
+            f"data set {name!r}, {part}: groups are {groups.dtype} of shape {groups.shape}, expected one whole number "
+            f"for each of {len(samples)} samples"
+        )
+    if len(groups) and (groups.min() < 0 or groups.max() >= num_groups):
+        raise DataError(
+            f"data set {name!r}, {part}: groups run from {groups.min()} to {groups.max()}, expected 0 to "
+            f"{num_groups - 1}; renumber them or correct num_groups"
         )

@@ -36,8 +36,8 @@ def load_cifar10(config: DataConfig) -> ImageSet:
         arrays = cached("CIFAR10", [*parquet["train"], *parquet["test"]], lambda: _from_parquet(parquet))
     else:
         raise missing(config, root, f"the folder {BATCHES}, or CIFAR10/train.parquet and CIFAR10/test.parquet")
-    parts = {part: Samples(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in ("train", "test")}
-    return ImageSet(name=config.name, num_classes=10, scaling=SCALING, class_names=CLASSES, **parts)
+    train, test = (Samples(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in ("train", "test"))
+    return ImageSet(name=config.name, train=train, test=test, num_classes=10, scaling=SCALING, class_names=CLASSES)
 
 
 def _parquet_files(root: Path) -> Mapping[str, list[Path]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedkd.checks import check_range
 from fedkd.errors import ConfigError
@@ -17,6 +18,8 @@ class DataConfig:
     runs with different seeds see the same samples. Each draw keeps the share of every class.
     """
 
+    paths: ClassVar[frozenset[str]] = frozenset({"root"})
+
     name: str = "digits"  # an entry of DATASETS, or package.module:function of your own
     root: str = ""  # folder or file that holds the data; not used by embedded data
     download: bool = False  # true: fetch what is missing under `root`; nothing is ever fetched otherwise
@@ -24,6 +27,7 @@ class DataConfig:
     max_test: int = 0  # test samples to use, at least one of each class; 0 uses all
     validation: float = 0.0  # above 0: this share of the training data stands in for the test set; 0..1
     image_size: int = 0  # resize images to this width and height; 0 leaves them (folder, hub)
+    length: int = 128  # characters or tokens of a sequence; longer texts are cut (texts)
     hub_name: str = ""  # the Hugging Face name, such as ylecun/mnist; "" reads parquet files under `root` (hub)
     image_column: str = ""  # "" finds the one column of images (hub)
     label_column: str = ""  # "" finds the one column of classes (hub)
@@ -33,6 +37,7 @@ class DataConfig:
         check_range("max_test", self.max_test, low=0)
         check_range("validation", self.validation, low=0.0, below=1.0)
         check_range("image_size", self.image_size, low=0)
+        check_range("length", self.length, low=2)
         for key, names in _ONLY.items():
             if getattr(self, key) and self.name not in names and ":" not in self.name:
                 raise ConfigError(

@@ -33,14 +33,15 @@ def load_hub(config: DataConfig) -> ImageSet:
     files = {} if config.hub_name else _parquet_files(config)
     sources = [path for paths in files.values() for path in paths]
     arrays = cached("hub", sources, lambda: _decode(config, files), options=options)
-    parts = {part: Samples(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in ("train", "test")}
+    train, test = (Samples(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in ("train", "test"))
     names = tuple(map(str, arrays["classes"]))
     return ImageSet(
         name=config.name,
         num_classes=len(names),
         class_names=names,
-        scaling=centred(parts["train"].x.shape[1]),
-        **parts,
+        scaling=centred(train.x.shape[1]),
+        train=train,
+        test=test,
     )
 
 

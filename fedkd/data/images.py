@@ -56,6 +56,29 @@ def decode_images(sources: Sequence[Source], *, image_size: int, name_of: Callab
     return pixels
 
 
+def decode_masks(sources: Sequence[Source], *, name_of: Callable[[int], str]) -> Array:
+    """Class numbers (n, h, w) uint8 as the pixels of grey or palette images hold them, not as colours.
+
+    Raises:
+        DataError: an image cannot be read, is in colour, or the sizes differ.
+    """
+    maps = []
+    for i, source in enumerate(sources):
+        try:
+            with _open(source, name_of, i) as image:
+                if image.mode not in ("L", "P"):
+                    raise DataError(
+                        f"mask {name_of(i)} is an image of mode {image.mode!r}, expected one class number a pixel "
+                        "(grey or palette); convert it"
+                    )
+                maps.append(np.asarray(image))
+        except _UNREADABLE as error:
+            raise _damaged(name_of(i), error) from error
+        if maps[i].shape != maps[0].shape:
+            raise DataError(f"masks differ in size: {name_of(0)} is {maps[0].shape}, {name_of(i)} is {maps[i].shape}")
+    return np.stack(maps)
+
+
 def resized(pixels: Array, size: tuple[int, int]) -> Array:
     """Pixels (n, c, *size) float32 from pixels (n, c, h, w); bilinear, averaging where it shrinks."""
     if pixels.shape[2:] == size:

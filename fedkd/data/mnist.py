@@ -51,8 +51,8 @@ def _load(config: DataConfig, title: str, scaling: Scaling, class_names: tuple[s
         absent = ", ".join(f"{title}/raw/{name}" for key, name in FILES.items() if key not in sources)
         raise missing(config, root, f"{absent} (or the same with .gz)")
     arrays = cached(title, list(sources.values()), lambda: _decode(sources, len(class_names)))
-    parts = {part: Samples(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in ("train", "test")}
-    return ImageSet(name=config.name, num_classes=10, scaling=scaling, class_names=class_names, **parts)
+    train, test = (Samples(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in ("train", "test"))
+    return ImageSet(name=config.name, num_classes=10, scaling=scaling, class_names=class_names, train=train, test=test)
 
 
 def _find(root: Path, title: str) -> dict[str, Path]:

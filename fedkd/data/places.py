@@ -24,12 +24,16 @@ def required_root(config: DataConfig, expected: str) -> Path:
     return root
 
 
-def missing(config: DataConfig, root: Path, expected: str) -> DataError:
-    """The error for a known data set that is not under `root`; `expected` names its files."""
+def missing(config: DataConfig, root: Path, expected: str, *, can_fetch: bool = True) -> DataError:
+    """The error for a known data set that is not under `root`; `expected` names its files.
+
+    Args:
+        can_fetch: `data.download` would help.
+    """
     where = "data.root" if config.root else "data.root (empty: the cache)"
     return DataError(
-        f"data set {config.name!r} is not in {root}: expected {expected}; put the files there, set {where} to the "
-        "folder that has them, or set data.download = true to fetch them"
+        f"data set {config.name!r} is not in {root}: expected {expected}; put the files there, or set {where} to "
+        f"the folder that has them{', or set data.download = true to fetch them' if can_fetch else ''}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from fedkd.types import Array, Ids, Mask
 @dataclass(frozen=True, kw_only=True)
 class ProxyConfig:
     """How the proxy set comes about."""
+
+    paths: ClassVar[frozenset[str]] = frozenset({"root"})
 
     name: str = "contributed"  # contributed: from the clients' own data; external: another data set; none
     data: str = ""  # of external: the data set's name, as in data.name

@@ -19,7 +19,7 @@ def reduced(train: Samples, test: Samples, config: DataConfig) -> tuple[Samples,
     With a validation share the test set is left out altogether, so that defaults are chosen without it.
     """
     if config.validation > 0:
-        kept, held_out = split_off(train.labels, config.validation, "validation")
+        kept, held_out = split_off(train.strata, config.validation, "validation")
         train, test = train.take(kept), train.take(held_out)
     return _at_most(train, config.max_train, "max_train"), _at_most(test, config.max_test, "max_test")
 
@@ -64,12 +64,12 @@ def stratified(labels: Array, count: int, rng: np.random.Generator) -> Ids:
 def _at_most(samples: Samples, most: int, key: str) -> Samples:
     if most == 0 or most >= len(samples):
         return samples
-    classes = len(_groups(samples.labels))
+    classes = len(_groups(samples.strata))
     if most < classes:
         raise DataError(
             f"data.{key} is {most}, fewer than the {classes} classes of the data; give {classes} or more, or 0 for all"
         )
-    return samples.take(stratified(samples.labels, most, stream(0, f"data/{key}")))
+    return samples.take(stratified(samples.strata, most, stream(0, f"data/{key}")))
 
 
 def _groups(labels: Array) -> list[Ids]:

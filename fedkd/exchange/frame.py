@@ -1,4 +1,4 @@
-"""What every codec sends beside the values: identity, ids, weights and columns. A codec decides on the values alone."""
+"""What every codec sends beside the values: identity, ids, weights, columns, support. A codec decides on the values."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def encode_frame(rows: Rows, values: Array) -> Encoded:
     }
     if rows.weight is not None:
         arrays["weight"] = rows.weight.astype(np.float32)
+    if rows.support is not None:
+        arrays["support"] = rows.support.astype(np.int32)
     arrays |= {_COLUMN + name: column.astype(np.float32) for name, column in rows.columns.items()}
     return Encoded({"space": rows.space, "kind": rows.kind, "variant": rows.variant}, arrays)
 
@@ -35,11 +37,11 @@ def decode_frame(encoded: Encoded) -> Rows:
         raise BadReplyError(f"encoded rows lack {error}") from error
     if space not in SPACES or kind not in KINDS:
         raise BadReplyError(f"encoded rows are of space {space!r} and kind {kind!r}, which do not exist")
-    whole = ("ids", "values") if kind == "hard" else ("ids",)
+    whole = ("ids", "support", "values") if kind == "hard" else ("ids", "support")
     for name, array in arrays.items():
         if array.dtype.kind not in ("i" if name in whole else "f"):
             raise BadReplyError(f"{name} are {array.dtype}, expected {'whole' if name in whole else 'real'} numbers")
-    weight = arrays.get("weight")
+    weight, support = arrays.get("weight"), arrays.get("support")
     columns = {name.removeprefix(_COLUMN): column for name, column in arrays.items() if name.startswith(_COLUMN)}
     try:
         return Rows(
@@ -50,6 +52,7 @@ def decode_frame(encoded: Encoded) -> Rows:
             values=values if kind == "hard" else values.astype(np.float32),
             weight=None if weight is None else weight.astype(np.float32),
             columns={name: column.astype(np.float32) for name, column in columns.items()},
+            support=None if support is None else support.astype(np.int32),
         )
     except ValueError as error:
         raise BadReplyError(str(error)) from error

@@ -41,6 +41,7 @@ class ServerScheme(ABC):
     kinds: ClassVar[frozenset[str]]  # kinds of the rows that it combines
     tasks: ClassVar[frozenset[str] | None] = None  # names of the tasks that it serves; None: every task
     gives: ClassVar[frozenset[str] | None] = None  # kinds of the rows that it answers with; None: those it was given
+    extras: ClassVar[frozenset[str]] = frozenset()  # kinds of the records that it takes, see `fedkd.exchange.extras`
 
     @abstractmethod
     def init(self, ctx: ServerContext) -> ServerState:

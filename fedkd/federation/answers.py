@@ -16,7 +16,7 @@ from fedkd.federation.fleet import CohortReply
 from fedkd.federation.messages import IDLE, ClientFailure, RoundRequest, RoundResult
 from fedkd.federation.setting import Setting
 from fedkd.federation.store import StateRef
-from fedkd.methods.base import LocalTrainer
+from fedkd.methods.base import LocalTrainer, streams_of
 from fedkd.tasks.base import Task
 
 
@@ -96,17 +96,18 @@ def _check_tables(result: RoundResult, expected: Expected) -> None:
 def expected_shares(setting: Setting, request: RoundRequest, *, trainer: LocalTrainer, task: Task[Any]) -> Expected:
     """What shares of this round must look like."""
     asked = None
-    if setting.proxy is not None and trainer.space == "proxy":
+    streams = streams_of(trainer, task)
+    if setting.proxy is not None and any(stream.space == "proxy" for stream in streams):
         samples = np.zeros(len(setting.proxy), bool)
         samples[slice(None) if request.asked is None else request.asked] = True
         asked = np.zeros(len(samples) * task.rows_per_sample, bool)
         asked[row_ids(np.flatnonzero(samples), task.rows_per_sample, task.valid(setting.proxy))] = True
     return Expected(
         round_id=request.round_id,
-        space=trainer.space,
-        kinds=trainer.kinds,
-        num_columns=task.num_outputs,
+        streams=streams,
         asked=asked,
         num_classes=task.num_outputs,
+        rows_per_sample=task.rows_per_sample,
+        extras=trainer.extras,
         tables=task.table_shapes,
     )

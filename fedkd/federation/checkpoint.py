@@ -13,7 +13,7 @@ from fedkd.federation.setting import Setting
 from fedkd.federation.store import StateRef
 from fedkd.federation.wire import Parcel, load_arrays, save_arrays
 from fedkd.files import write_atomic
-from fedkd.rows import Knowledge, Rows
+from fedkd.rows import Extra, Knowledge, Rows
 
 KEPT = 2  # checkpoints on disk: the newest and the one before
 
@@ -35,8 +35,9 @@ class Progress:
         return {
             "next_round": self.next_round,
             "scheme": self.scheme,
-            "common": [_rows_tree(rows) for rows in self.knowledge.common],
-            "per_client": {str(i): [_rows_tree(rows) for rows in own] for i, own in self.knowledge.per_client.items()},
+            "common": [rows.to_tree() for rows in self.knowledge.common],
+            "per_client": {str(i): [rows.to_tree() for rows in own] for i, own in self.knowledge.per_client.items()},
+            "extras": [extra.to_json() for extra in self.knowledge.extras],
             "refs": {str(i): ref.to_json() for i, ref in self.refs.items()},
             "scores": {str(i): score for i, score in self.scores.items()},
             "position": dict(self.position),
@@ -50,6 +51,7 @@ class Progress:
         knowledge = Knowledge(
             common=tuple(Rows(**rows) for rows in saved["common"]),
             per_client={int(i): tuple(Rows(**rows) for rows in own) for i, own in saved["per_client"].items()},
+            extras=tuple(Extra.from_json(extra) for extra in saved["extras"]),
         )
         return cls(
             next_round=saved["next_round"],
@@ -121,18 +123,6 @@ class Checkpoints:
 
     def _path(self, next_round: int) -> Path:
         return self.folder / f"round-{next_round:06d}.safetensors"
-
-
-def _rows_tree(rows: Rows) -> dict[str, Any]:
-    return {
-        "space": rows.space,
-        "kind": rows.kind,
-        "variant": rows.variant,
-        "ids": rows.ids,
-        "values": rows.values,
-        "weight": rows.weight,
-        "columns": dict(rows.columns),
-    }
 
 
 def _write(path: Path, parcel: Parcel) -> None:

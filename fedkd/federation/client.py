@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedkd.data.base import Samples
+from fedkd.data.proxy import Proxy
 from fedkd.errors import FedKDError
 from fedkd.federation import tree
 from fedkd.federation.messages import RoundRequest, RoundResult
@@ -18,8 +19,8 @@ from fedkd.federation.wire import Parcel
 from fedkd.federation.workspace import Workspace
 from fedkd.filters.features import build_feature_map
 from fedkd.filters.selection import Selection, select
-from fedkd.methods.base import Context, LocalTrainer, State
-from fedkd.rows import Rows, Share
+from fedkd.methods.base import Context, LocalTrainer, State, streams_of
+from fedkd.rows import Rows, Share, Stream, stream_of
 from fedkd.streams import stream, stream_seed
 from fedkd.types import Ids, Metrics
 
@@ -89,24 +90,29 @@ def _check_finite(figures: Metrics) -> None:
 
 
 def share_of(trainer: LocalTrainer, ctx: Context, state: State) -> Share:
-    """The trainer's share; whatever it predicts, rows that the client's filter rejects do not leave.
+    """The trainer's share; whatever it predicts, rows of proxy samples that the client's filter rejects do not leave.
 
-    Where the filter weighs (rule `soft`), its weights multiply those of the trainer.
+    Where the filter weighs (rule `soft`), its weights multiply those of the trainer. Rows of other spaces are the
+    trainer's affair. Columns leave where their stream names them.
     """
-    proxy = ctx.proxy
+    proxy, streams = ctx.proxy, streams_of(trainer, ctx.task)
     rows: tuple[Rows, ...] = ()
-    if proxy is not None and trainer.space == "proxy":
-        samples = proxy.asked if trainer.needs_full_proxy else proxy.asked[proxy.accepted[proxy.asked]]
+    if proxy is not None and any(each.space == "proxy" for each in streams):
+        sees_all = trainer.needs_full_proxy or not trainer.rows_stand_alone
+        samples = proxy.asked if sees_all else proxy.asked[proxy.accepted[proxy.asked]]
         rows = trainer.predict(ctx, state, proxy.samples, proxy.row_ids(samples))
     share = trainer.share(ctx, state, rows)
-    if proxy is None or trainer.space != "proxy":
-        return share
-    allowed = share.rows
-    if trainer.needs_full_proxy:
-        allowed = tuple(r.where(proxy.accepted[r.ids // proxy.rows_per_sample]) for r in allowed)
-    if proxy.weight is not None:
-        allowed = tuple(_weighted(r, proxy.weight[r.ids // proxy.rows_per_sample]) for r in allowed)
-    return replace(share, rows=allowed)
+    return replace(share, rows=tuple(_cleared(each, proxy, stream_of(each, streams)) for each in share.rows))
+
+
+def _cleared(rows: Rows, proxy: Proxy | None, declared: Stream | None) -> Rows:
+    """What may leave of the rows: those that the filter accepts, with its weights, and the columns of their stream."""
+    if proxy is not None and rows.space == "proxy":
+        rows = rows.where(proxy.accepted[rows.ids // proxy.rows_per_sample])
+        if proxy.weight is not None:
+            rows = _weighted(rows, proxy.weight[rows.ids // proxy.rows_per_sample])
+    names = frozenset() if declared is None else declared.columns
+    return replace(rows, columns={name: column for name, column in rows.columns.items() if name in names})
 
 
 def _weighted(rows: Rows, weight: np.ndarray) -> Rows:

@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from fedkd import metric_names as m
-from fedkd.combinations import metric_of
+from fedkd.combinations import check_streams, metric_of
 from fedkd.exchange.scheme import ServerContext, ServerScheme
 from fedkd.experiment import Experiment
 from fedkd.federation.answers import Answers, expected_shares
@@ -28,8 +28,10 @@ from fedkd.federation.preflight import Plan, participants_per_round, server_mode
 from fedkd.federation.round_numbers import round_numbers
 from fedkd.federation.set_up import SetUp, clients_of
 from fedkd.federation.setting import Setting
+from fedkd.federation.traffic import selection_numbers
 from fedkd.federation.workspace import Node, Workspace
 from fedkd.filters.selection import SCORE_BINS
+from fedkd.methods.base import streams_of
 from fedkd.rows import Knowledge
 from fedkd.streams import stream
 from fedkd.types import Ids
@@ -61,6 +63,10 @@ class Coordinator:
         self._here.dataset = plan.dataset  # loaded already
         self._scheme: ServerScheme = experiment.scheme.create()
         self._exchanges = bool(self._scheme.spaces)
+        if self._exchanges:
+            check_streams(
+                experiment, streams_of(self._here.trainer, self._here.task), num_columns=self._here.task.num_outputs
+            )
 
     def run(self) -> None:
         """From where the checkpoints say, or from the start, to the closing message.
@@ -114,13 +120,12 @@ class Coordinator:
         expected = expected_shares(setting, request, trainer=self._here.trainer, task=task)
         answers = self._ask(setting, request, wire, expected)
         scores = {**progress.scores, **{i: r.score for i, r in answers.good.items() if r.score is not None}}
+        told = wire.shared.nbytes + sum(extra.nbytes for extra in request.knowledge.extras)
         numbers = round_numbers(
             request,
             answers,
             scores=scores,
-            downlink={
-                i: wire.shared.nbytes + parcel.nbytes for i, parcel in wire.clients.items() if i not in request.idle
-            },
+            downlink={i: told + parcel.nbytes for i, parcel in wire.clients.items() if i not in request.idle},
             num_clients=self._experiment.core.num_clients,
             metric=metric_of(self._experiment)[0],
         )
@@ -128,6 +133,7 @@ class Coordinator:
         scheme, knowledge = progress.scheme, Knowledge()
         if request.wants_share:
             shares = [answers.good[i].share for i in sorted(answers.good)]
+            numbers |= selection_numbers(shares, expected, self._here.uplink)
             context = self._server_context(setting, round_id, numbers)
             scheme, knowledge = self._scheme.step(context, scheme, shares)
             numbers = {
@@ -139,6 +145,7 @@ class Coordinator:
                     asked=asked,
                     rows_per_sample=task.rows_per_sample,
                     valid=None if setting.proxy is None else task.valid(setting.proxy),
+                    has_classes=self._plan.dataset.train.groups is None,
                 ),
                 **numbers,
             }

@@ -9,7 +9,8 @@ import numpy as np
 
 from fedkd import metric_names as m
 from fedkd.federation.setting import Setting
-from fedkd.functional.aggregation import row_entropy, softmax
+from fedkd.functional.aggregation import row_entropy
+from fedkd.functional.teachers import heard_columns, teacher_probs
 from fedkd.rows import Knowledge, Rows, Share
 from fedkd.types import Array, Ids, Mask
 
@@ -52,11 +53,13 @@ def teaching(
     asked: Ids | None,
     rows_per_sample: int,
     valid: Mask | None = None,
+    has_classes: bool = True,
 ) -> dict[str, Any]:
     """Coverage, voters and purity of the main rows in proxy space; accuracy and entropy of what was aggregated.
 
     Args:
         valid: (p, rows_per_sample) mask of the rows that count; None where all of them do.
+        has_classes: what the setting knows of the proxy samples are their classes, not just groups.
     """
     spoken = [(s.client_id, rows) for s in shares for rows in s.rows if rows.space == "proxy" and not rows.variant]
     if setting.proxy is None:
@@ -67,13 +70,16 @@ def teaching(
     covered = len(np.unique(np.concatenate([rows.ids for _, rows in spoken]))) if spoken else 0
     numbers: dict[str, Any] = {m.COVERAGE: covered / num_asked, m.VOTERS: votes / num_asked}
     taught = next((rows for rows in knowledge.rows("proxy") if not rows.variant), None)
-    if taught is not None and taught.kind in {"logits", "probs"}:
-        probs = softmax(taught.values) if taught.kind == "logits" else taught.values
-        numbers[m.TEACHER_ENTROPY] = float(row_entropy(probs).mean())
+    if taught is not None and (taught.kind not in {"logits", "probs", "log_probs"} or taught.support is not None):
+        taught = None  # no distribution over classes
+    if taught is not None:
+        numbers[m.TEACHER_ENTROPY] = float(row_entropy(teacher_probs(taught)).mean())
     if setting.labels is None or rows_per_sample != 1:
         return numbers
-    if taught is not None and taught.kind in {"logits", "probs", "log_probs"}:
-        numbers[m.TEACHER_ACC] = float((taught.values.argmax(axis=1) == setting.labels[taught.ids]).mean())
+    if has_classes and taught is not None:
+        heard = heard_columns(taught)
+        scored = taught.values if heard is None else np.where(heard, taught.values, -np.inf)
+        numbers[m.TEACHER_ACC] = float((scored.argmax(axis=1) == setting.labels[taught.ids]).mean())
     if class_counts is not None and votes:
         numbers[m.PURITY] = (
             sum(_pure(rows, client_id, class_counts, setting.labels) for client_id, rows in spoken) / votes

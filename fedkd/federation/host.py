@@ -98,13 +98,13 @@ class ClientHost:
 
         def answer(client_id: int) -> Parcel:
             given = workspace.contribution(client_id)[0]
-            return travels(Contribution(x=given.x, labels=given.y if wants_labels else None).to_parcel())
+            return travels(Contribution(given.inputs(), labels=given.strata if wants_labels else None).to_parcel())
 
         return Bundle(CONTRIBUTE, Parcel(), _each(clients, answer))
 
     def _set_up(self, workspace: Workspace, shared: Parcel, clients: dict[int, Parcel]) -> Bundle:
         """Fit each client's filter and score the proxy set: once, for the whole run."""
-        proxy = Samples(shared.arrays["x"], shared.arrays.get("y"))
+        proxy = Samples.of_arrays(shared.arrays)
         workspace.keep_proxy(str(shared.header["proxy_version"]), proxy)
         offers_margins = workspace.experiment.selection.rule == "nearest"
         states: dict[int, _New] = {}

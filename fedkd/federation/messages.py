@@ -12,7 +12,7 @@ from fedkd.errors import BadReplyError
 from fedkd.exchange.codec import Codec, Encoded
 from fedkd.federation.store import StateRef
 from fedkd.federation.wire import Bundle, Parcel, pack
-from fedkd.rows import Extra, Knowledge, Rows, Share
+from fedkd.rows import Extra, Knowledge, Rows, Share, json_bytes
 from fedkd.types import Array, Flat, Ids, Metrics
 
 HELLO, CONTRIBUTE, PROXY, ASSIGN, ROUND = "hello", "contribute", "proxy", "assign", "round"
@@ -93,7 +93,7 @@ class RoundResult:
             "round_id": share.round_id,
             "client_id": share.client_id,
             "rows": rows,
-            "extra": None if share.extra is None else [share.extra.kind, dict(share.extra.data)],
+            "extra": None if share.extra is None else share.extra.to_json(),
             "train": {name: float(value) for name, value in share.metrics.items()},
             "ref": self.ref.to_json(),
             "score": self.score,
@@ -113,7 +113,7 @@ class RoundResult:
                 round_id=int(header["round_id"]),
                 client_id=int(header["client_id"]),
                 rows=decode_rows(header["rows"], arrays, codec, "share"),
-                extra=None if extra is None else Extra(kind=str(extra[0]), data=dict(extra[1])),
+                extra=None if extra is None else Extra.from_json(extra),
                 metrics={str(name): float(value) for name, value in header["train"].items()},
             )
             return cls(
@@ -140,8 +140,10 @@ class RoundResult:
 
     @staticmethod
     def share_bytes(parcel: Parcel) -> int:
-        """Arrays of the share as they travelled."""
-        return sum(array.nbytes for name, array in parcel.arrays.items() if name.startswith("share/"))
+        """Arrays of the share as they travelled, and its record as compact JSON, whatever it says."""
+        arrays = sum(array.nbytes for name, array in parcel.arrays.items() if name.startswith("share/"))
+        extra = parcel.header.get("extra")
+        return arrays + (0 if extra is None else json_bytes(extra))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -176,6 +178,7 @@ class RoundRequest:
             "keep": list(self.keep),
             "proxy_version": self.proxy_version,
             "rows": rows,
+            "extras": [extra.to_json() for extra in self.knowledge.extras],
         }
         clients = {}
         for client_id, (setup, state) in self.states.items():
@@ -209,7 +212,11 @@ class RoundRequest:
                 keep=tuple(str(name) for name in header["keep"]),
                 proxy_version=str(header["proxy_version"]),
                 asked=None if asked is None else asked.astype(np.int64),
-                knowledge=Knowledge(common=common, per_client={i: own for i, own in per_client.items() if own}),
+                knowledge=Knowledge(
+                    common=common,
+                    per_client={i: own for i, own in per_client.items() if own},
+                    extras=tuple(Extra.from_json(extra) for extra in header["extras"]),
+                ),
                 states=states,
                 idle=frozenset(i for i, parcel in clients.items() if parcel.header.get(IDLE)),
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from fedkd.data.partition_file import PartitionTable
 from fedkd.errors import ConfigError, DataError
 from fedkd.experiment import CoreConfig, Experiment
 from fedkd.functional.skew import mean_label_emd, mean_pairwise_js
+from fedkd.models.roles import Group, ModelRole
+from fedkd.models.spec import ModelSpec
 from fedkd.streams import stream
+from fedkd.tasks.base import Task
 from fedkd.types import Array
 
 if TYPE_CHECKING:
@@ -33,9 +36,9 @@ class Plan:
 
     @property
     def class_counts(self) -> Array:
-        """Private samples by client and class (m, c)."""
-        labels, classes = self.dataset.train.labels, self.dataset.num_classes
-        return np.stack([np.bincount(labels[index], minlength=classes) for index in self.partition.indices])
+        """Private samples by client and class, or group where samples have no single class (m, c)."""
+        strata, number = self.dataset.train.strata, self.dataset.num_strata
+        return np.stack([np.bincount(strata[index], minlength=number) for index in self.partition.indices])
 
     def skew(self) -> dict[str, float]:
         """How unlike the clients are."""
@@ -55,9 +58,9 @@ def preflight(experiment: Experiment) -> Plan:
     core = experiment.core
     partition = experiment.partition.create()
     indices = partition.assign(
-        dataset.train.labels,
+        dataset.train.strata,
         num_clients=core.num_clients,
-        num_classes=dataset.num_classes,
+        num_classes=dataset.num_strata,
         rng=stream(core.seed, "partition"),
     )
     partition.transform(0, dataset.train.x[:1])  # refuses here what it would refuse on every client
@@ -78,23 +81,20 @@ def server_model_builder(experiment: Experiment, dataset: Dataset) -> Callable[[
     """Builds fresh models of the first configured architecture."""
     from fedkd.models.build import build_model
 
+    spec = model_spec(experiment, dataset)
+
     def build() -> nn.Module:
-        return build_model(
-            experiment.model.names[0],
-            experiment.model,
-            input_shape=dataset.input_shape,
-            num_outputs=dataset.num_classes,
-        )
+        return build_model(experiment.model.names[0], experiment.model, spec)
 
     return build
 
 
 def _check_inputs(dataset: Dataset) -> None:
     for part, samples in (("train", dataset.train), ("test", dataset.test)):
-        if samples.x.dtype != np.float32:
+        if samples.x.dtype not in (np.float32, np.int32):
             raise DataError(
-                f"data set {dataset.name!r}, {part}: inputs are {samples.x.dtype}, expected float32; "
-                "convert them with x.astype('float32')"
+                f"data set {dataset.name!r}, {part}: inputs are {samples.x.dtype}, expected float32 (or int32 for "
+                "tokens); convert them with x.astype('float32')"
             )
 
 
@@ -130,17 +130,44 @@ def _check_roles(experiment: Experiment) -> None:
         )
 
 
+def model_spec(experiment: Experiment, dataset: Dataset) -> ModelSpec:
+    """What the models of the experiment's task take and give."""
+    task: Task[Any] = experiment.task.cls.of(experiment.task.config, dataset)
+    return task.model_spec(dataset)
+
+
 def _check_models(experiment: Experiment, dataset: Dataset) -> None:
+    """Build every model that the method declares, with its weights, and run a sample through it."""
     import torch
 
-    from fedkd.models.build import build_model, check_outputs
+    from fedkd.models.build import build_model
+    from fedkd.models.check import check_model
 
-    for name in dict.fromkeys(experiment.model.names):
-        with torch.random.fork_rng(devices=[]):
-            model = build_model(
-                name, experiment.model, input_shape=dataset.input_shape, num_outputs=dataset.num_classes
-            )
-        check_outputs(model, input_shape=dataset.input_shape, num_outputs=dataset.num_classes, name=name)
+    groups: dict[Group, None] = {}
+    for role in experiment.method.cls.models:
+        if role.source == "copy_of_student" or _lacks_weights(role, experiment):
+            continue
+        groups[role.group] = None
+    spec = model_spec(experiment, dataset)
+    for group in groups:
+        config = getattr(experiment, group)
+        for name in dict.fromkeys(config.names):
+            with torch.random.fork_rng(devices=[]):
+                model = build_model(name, config, spec, group=group)
+            check_model(model, spec, name=name, group=group)
+
+
+def _lacks_weights(role: ModelRole, experiment: Experiment) -> bool:
+    """Whether an optional role is not configured; ConfigError where it is not optional."""
+    if not role.needs_weights or getattr(experiment, role.group).weights:
+        return False
+    if role.optional:
+        return True
+    raise ConfigError(
+        f"method {experiment.method.name!r} needs a trained {role.name}, but {role.group}.weights is empty; name a "
+        f".safetensors file or a folder in Hugging Face format, and its model in {role.group}.name",
+        key=f"{role.group}.weights",
+    )
 
 
 def _check_device(experiment: Experiment) -> None:

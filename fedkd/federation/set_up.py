@@ -72,7 +72,7 @@ class SetUp:
             given, uplink = self._contributions()
             proxy, owners = self._merge(given)
             if all(c.labels is not None for c in given.values()):
-                order = self._order(len(proxy.x))
+                order = self._order(len(proxy))
                 labels = np.concatenate([c.labels for c in given.values() if c.labels is not None])[order]
         version = version_of(proxy)
         results, downlink = self._offer(proxy, version, labels, owners)
@@ -106,12 +106,12 @@ class SetUp:
     def _contribution(self, parcel: Parcel) -> Contribution:
         """A contribution that fits the data set."""
         given, dataset = Contribution.from_parcel(parcel), self.plan.dataset
-        if given.x.shape[1:] != dataset.input_shape:
-            raise BadReplyError(
-                f"inputs have shape {given.x.shape[1:]}, expected {dataset.input_shape} as the test set has"
-            )
-        if given.labels is not None and ((given.labels < 0) | (given.labels >= dataset.num_classes)).any():
-            raise BadReplyError(f"labels are not all within 0 and {dataset.num_classes - 1}")
+        wanted = {name: _form(array) for name, array in dataset.train.inputs().arrays().items()}
+        found = {name: _form(array) for name, array in given.inputs.arrays().items()}
+        if found != wanted:
+            raise BadReplyError(f"inputs are {_words(found)}, expected {_words(wanted)} as the data set has them")
+        if given.labels is not None and ((given.labels < 0) | (given.labels >= dataset.num_strata)).any():
+            raise BadReplyError(f"labels are not all within 0 and {dataset.num_strata - 1}")
         return given
 
     def _external(self) -> Samples:
@@ -125,20 +125,18 @@ class SetUp:
 
     def _merge(self, given: Mapping[int, Contribution]) -> tuple[Samples, dict[int, Ids]]:
         """The shuffled union, and for each client the ascending positions of its own samples in it."""
-        x = np.concatenate([contribution.x for contribution in given.values()])
-        owner = np.repeat(list(given), [len(contribution.x) for contribution in given.values()])
-        order = self._order(len(x))
-        x, owner = x[order], owner[order]
-        return Samples(x), {i: np.flatnonzero(owner == i) for i in clients_of(self.experiment)}
+        parts = [contribution.inputs.arrays() for contribution in given.values()]
+        merged = Samples.of_arrays({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        owner = np.repeat(list(given), [len(part["x"]) for part in parts])
+        order = self._order(len(merged))
+        return merged.take(order), {i: np.flatnonzero(owner[order] == i) for i in clients_of(self.experiment)}
 
     def _offer(
         self, proxy: Samples, version: str, labels: Array | None, owners: Mapping[int, Ids]
     ) -> tuple[dict[int, SetupResult], int]:
         """Send the set to all and to each client alone its own ids; what the filters made of it, and the bytes."""
-        arrays = {"x": proxy.x}
-        if labels is not None and self.experiment.filter.cls.needs_proxy_labels:
-            arrays["y"] = labels
-        shared = Parcel({"job": self.job.to_json(), "proxy_version": version}, arrays)
+        shown = replace(proxy, groups=labels if self.experiment.filter.cls.needs_proxy_labels else None)
+        shared = Parcel({"job": self.job.to_json(), "proxy_version": version}, shown.arrays())
         clients = {i: Parcel({}, {"own_ids": own.astype(np.int32)}) for i, own in owners.items()}
         parcels = self._ask(Request(kind=PROXY, shared=shared, clients=clients), "filter the proxy set")
 
@@ -204,6 +202,15 @@ class SetUp:
 def clients_of(experiment: Experiment) -> range:
     """All client ids."""
     return range(experiment.core.num_clients)
+
+
+def _form(array: Array) -> tuple[tuple[int, ...], str]:
+    """Shape of one sample, and type."""
+    return array.shape[1:], str(array.dtype)
+
+
+def _words(forms: Mapping[str, tuple[tuple[int, ...], str]]) -> str:
+    return ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in forms.items())
 
 
 def _get(results: Mapping[int, SetupResult], client_id: int, what: Callable[[SetupResult], Any]) -> Any:

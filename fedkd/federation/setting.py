@@ -17,7 +17,8 @@ class Setting:
 
     Attributes:
         proxy: the merged set, without labels; None where the experiment has none.
-        labels: of the proxy, where diagnostics are allowed. They never leave the coordinator, except for the oracle.
+        labels: classes or groups of the proxy samples, where diagnostics are allowed. They never leave the
+            coordinator, except for the oracle.
         accepted: client -> mask (p,) of the samples that its filter accepts. A client that failed is absent.
         refs: client -> where its set-up state lies.
     """
@@ -31,7 +32,7 @@ class Setting:
     def to_tree(self) -> dict[str, Any]:
         """Plain arrays and texts."""
         return {
-            "proxy": None if self.proxy is None else self.proxy.x,
+            "proxy": None if self.proxy is None else self.proxy.arrays(),
             "version": self.version,
             "labels": self.labels,
             "accepted": {str(i): mask for i, mask in self.accepted.items()},
@@ -43,7 +44,7 @@ class Setting:
         """What `to_tree` made."""
         refs = {int(i): StateRef.from_json(ref) for i, ref in tree["refs"].items()}
         return cls(
-            proxy=None if tree["proxy"] is None else Samples(tree["proxy"]),
+            proxy=None if tree["proxy"] is None else Samples.of_arrays(tree["proxy"]),
             version=tree["version"],
             labels=tree["labels"],
             accepted={int(i): mask for i, mask in tree["accepted"].items()},

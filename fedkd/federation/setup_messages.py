@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedkd.data.base import Samples
 from fedkd.errors import BadReplyError
 from fedkd.federation.messages import GARBLED
 from fedkd.federation.store import StateRef
@@ -14,26 +15,34 @@ from fedkd.filters.selection import OWN_MARGIN, SCORE_BINS
 from fedkd.types import Array, Mask
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Contribution:
-    """What a client offers to the proxy set. `labels` come only where diagnostics are allowed, for the coordinator."""
+    """What a client offers to the proxy set. `labels` (classes or groups) come only where diagnostics are allowed."""
 
-    x: Array
+    inputs: Samples
     labels: Array | None = None
 
     def to_parcel(self) -> Parcel:
-        """Arrays x and, if any, labels."""
-        return Parcel({}, {"x": self.x} if self.labels is None else {"x": self.x, "labels": self.labels})
+        """The inputs' arrays and, if any, labels."""
+        labels = {} if self.labels is None else {"labels": self.labels}
+        return Parcel({}, self.inputs.arrays() | labels)
 
     @classmethod
     def from_parcel(cls, parcel: Parcel) -> Contribution:
-        """Checked: finite float inputs, one label each."""
-        x, labels = parcel.arrays.get("x"), parcel.arrays.get("labels")
-        if x is None or x.ndim < 2 or x.dtype != np.float32 or not np.isfinite(x).all():
-            raise BadReplyError("contribution has no finite float32 array x (n, ...)")
+        """Checked: finite inputs (float32, or whole numbers), all of one length, one label each, no targets."""
+        arrays = dict(parcel.arrays)
+        labels = arrays.pop("labels", None)
+        x = arrays.get("x")
+        if x is None or x.ndim < 2 or "y" in arrays or "groups" in arrays:
+            raise BadReplyError("contribution has no array x (n, ...), or it holds targets")
+        for name, array in arrays.items():
+            if array.shape[:1] != x.shape[:1] or not (array.dtype.kind in "ib" or array.dtype == np.float32):
+                raise BadReplyError(f"contribution has {name} {array.shape} of {array.dtype} for inputs {x.shape}")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise BadReplyError(f"contribution has NaN or infinite values in {name}")
         if labels is not None and (labels.shape != x.shape[:1] or labels.dtype.kind != "i"):
             raise BadReplyError(f"contribution has labels {labels.shape} for inputs {x.shape}")
-        return cls(x=x, labels=labels)
+        return cls(Samples.of_arrays(arrays), labels=labels)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -108,7 +108,13 @@ class Workspace:
         """The live models."""
         from fedkd.models.pool import ModelPool
 
-        return ModelPool(self.experiment.model, self.dataset.input_shape, self.dataset.num_classes, self.device)
+        return ModelPool(
+            self.experiment.model,
+            self.task.model_spec(self.dataset),
+            self.device,
+            teacher=self.experiment.teacher,
+            roles=self.trainer.models,
+        )
 
     @functools.cached_property
     def uplink(self) -> Any:
@@ -123,7 +129,7 @@ class Workspace:
     def contribution(self, client_id: int) -> tuple[Samples, Samples]:
         """(what the client contributes to the proxy set, what it trains on)."""
         whole = self.dataset.train.take(self.partition.indices[client_id])
-        whole = Samples(self.experiment.partition.create().transform(client_id, whole.x), whole.y)
+        whole = replace(whole, x=self.experiment.partition.create().transform(client_id, whole.x))
         plan = self.experiment.proxy
         if plan.name != "contributed":
             return whole.take(np.zeros(0, np.int64)), whole
@@ -144,8 +150,7 @@ class Workspace:
         path = self._proxy_path(version)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            arrays = {"x": samples.x} if samples.y is None else {"x": samples.x, "y": samples.y}
-            write_atomic(path, save_arrays({"version": version}, arrays))
+            write_atomic(path, save_arrays({"version": version}, samples.arrays()))
 
     def proxy_samples(self, version: str) -> Samples:
         """The proxy set of a version; StateError where this node does not have it whole."""
@@ -153,7 +158,7 @@ class Workspace:
             path = self._proxy_path(version)
             try:
                 _, arrays = load_arrays(path.read_bytes())
-                samples = Samples(arrays["x"], arrays.get("y"))
+                samples = Samples.of_arrays(arrays)
             except (OSError, BadReplyError, KeyError) as error:
                 raise StateError(f"proxy set {version[:8]} cannot be read from {path}: {error}; run anew") from error
             if version_of(samples) != version:
@@ -201,7 +206,7 @@ class Workspace:
 
 def version_of(proxy: Samples) -> str:
     """Digest of the proxy set's inputs: both sides refuse to mix versions."""
-    return tree.digest(Parcel({}, {"x": proxy.x}))
+    return tree.digest(Parcel({}, proxy.inputs().arrays()))
 
 
 @contextlib.contextmanager

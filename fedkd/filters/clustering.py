@@ -11,12 +11,23 @@ from fedkd.types import Array
 MINIBATCH_ROWS = 1024  # rows of one mini-batch
 
 
-def lloyd_centers(x: Array, k: int, *, seed: int, max_iter: int, tol: float) -> Array:
-    """Centroids (at most k, d) by k-means++ and Lloyd's steps; those that no sample is closest to are dropped."""
+def lloyd_centers(x: Array, k: int, *, seed: int, max_iter: int, tol: float, overwrite: bool = False) -> Array:
+    """Centroids (at most k, d) by k-means++ and Lloyd's steps; those that no sample is closest to are dropped.
+
+    Args:
+        overwrite: x may be changed, which saves the memory of a copy.
+    """
     from sklearn.cluster import KMeans
 
     model = KMeans(
-        min(k, len(x)), init="k-means++", n_init=1, algorithm="lloyd", max_iter=max_iter, tol=tol, random_state=seed
+        min(k, len(x)),
+        init="k-means++",
+        n_init=1,
+        algorithm="lloyd",
+        max_iter=max_iter,
+        tol=tol,
+        random_state=seed,
+        copy_x=not overwrite,
     )
     return _fitted(model, x)
 

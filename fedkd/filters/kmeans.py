@@ -97,11 +97,11 @@ class KMeansFilter(Filter):
         """
         require(private, filter="kmeans", role="private")
         x = flat(private)
-        labels = private.y if private.y is not None and private.y.ndim == 1 else np.zeros(len(x), np.int64)
+        labels = private.strata
         classes = np.unique(labels)
         if self._config.fit == "per_class":
             k = self._config.k_per_class
-            parts = [self._cluster(x[labels == label], k, f"kmeans/{label}") for label in classes]
+            parts = [self._cluster(x[labels == label], k, f"kmeans/{label}", overwrite=True) for label in classes]
         else:
             parts = [self._cluster(x, self._config.k_per_class * len(classes), "kmeans")]
         self._centers, self._scale = np.concatenate(parts), None
@@ -146,7 +146,7 @@ class KMeansFilter(Filter):
         radii = 8 if self._scale is None else self._scale.nbytes
         return self._fitted().nbytes + radii + 8
 
-    def _cluster(self, x: Array, k: int, name: str) -> Array:
+    def _cluster(self, x: Array, k: int, name: str, *, overwrite: bool = False) -> Array:
         config = self._config
         seed = stream_seed(self._seed, name) % 2**32
         if config.algorithm == "torch":
@@ -156,7 +156,7 @@ class KMeansFilter(Filter):
             return torch_centers(x, k, rng=rng, max_iter=config.max_iter, tol=config.tol, device=config.device)
         if config.algorithm == "minibatch" or (config.algorithm == "auto" and len(x) > config.minibatch_above):
             return minibatch_centers(x, k, seed=seed, max_iter=config.max_iter)
-        return lloyd_centers(x, k, seed=seed, max_iter=config.max_iter, tol=config.tol)
+        return lloyd_centers(x, k, seed=seed, max_iter=config.max_iter, tol=config.tol, overwrite=overwrite)
 
     def _radii(self, known: Array) -> Array:
         """T_j (k,): the quantile of the distances of centroid j's own members among the known rows."""

@@ -55,7 +55,7 @@ class Oracle(Filter):
 
 
 def _labels(samples: Samples) -> Array:
-    labels = samples.labels
+    labels = samples.labels if samples.groups is None else samples.groups
     if labels.ndim != 1:
         raise DataError(
             f"the oracle filter needs one label per sample, got labels of shape {labels.shape}; use another filter"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -86,9 +86,9 @@ def select(
     fitted, held_out = split_holdout(len(private), holdout, rng)
     if feature_map is not None:
         feature_map.fit(Samples(proxy.x))
-        private, proxy = (Samples(feature_map.transform(each.x), each.y) for each in (private, proxy))
+        private, proxy = (replace(each, x=feature_map.transform(each.x)) for each in (private, proxy))
     filter.fit(private.take(fitted)).calibrate(private.take(held_out))
-    seen = proxy if filter.needs_proxy_labels else Samples(proxy.x)
+    seen = proxy if filter.needs_proxy_labels else proxy.inputs()
     foreign = np.ones(len(proxy), np.bool_)
     foreign[own_ids] = False
     others = np.flatnonzero(foreign)

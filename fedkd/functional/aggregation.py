@@ -7,6 +7,8 @@ from jaxtyping import Float
 
 from fedkd.types import Array
 
+LOG_FLOOR = -80.0  # log-probabilities below it travel as this: exp(-80) is nothing, and minus infinity is refused
+
 
 def softmax(values: Float[Array, "n c"], *, temperature: float = 1.0) -> Float[Array, "n c"]:
     """Row-wise softmax of values / temperature, safe for large values."""
@@ -16,10 +18,10 @@ def softmax(values: Float[Array, "n c"], *, temperature: float = 1.0) -> Float[A
     return soft
 
 
-def log_softmax(values: Float[Array, "n c"]) -> Float[Array, "n c"]:
-    """Row-wise logarithm of the softmax, safe for large values."""
-    shifted = values - values.max(axis=-1, keepdims=True, initial=-np.inf)
-    logs: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def log_normalise(values: Float[Array, "n c"]) -> Float[Array, "n c"]:
+    """Log-probabilities of the rows: values less the logarithm of their summed exponentials, at least `LOG_FLOOR`."""
+    shifted = values - values.max(axis=-1, keepdims=True)
+    logs: Array = np.maximum(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), LOG_FLOOR)
     return logs
 
 

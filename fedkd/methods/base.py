@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from fedkd.data.base import ClientData, Samples
 from fedkd.data.proxy import Proxy
 from fedkd.methods.schedule import ScheduleConfig
-from fedkd.rows import Knowledge, Rows, Share
+from fedkd.models.roles import ModelRole as ModelRole  # trainers declare theirs from here
+from fedkd.rows import Knowledge, Rows, Share, Stream
 from fedkd.tasks.base import Evaluation, Task
 from fedkd.types import Ids, Metrics
 
@@ -74,11 +75,15 @@ class LocalTrainer(ABC):
     Config: ClassVar[type]
     tasks: ClassVar[frozenset[str]]  # names of the tasks that it can train
     needs: ClassVar[frozenset[str]] = frozenset({"train"})  # roles that the client's data must have
-    space: ClassVar[str] = "proxy"  # space of the rows that it shares
+    models: ClassVar[tuple[ModelRole, ...]] = (ModelRole(name="student"),)  # built and checked before a run starts
+    space: ClassVar[str] = "proxy"  # space of the (main) rows that it shares
     kinds: frozenset[str]  # kinds of the rows that it shares as configured
+    streams: Callable[[Task[Any]], tuple[Stream, ...]] | None = None  # define it where `default_streams` do not fit
+    extras: ClassVar[frozenset[str]] = frozenset()  # kinds of the record that its share may carry, of EXTRAS
     metric: ClassVar[str | None] = None  # what `evaluate` scores by; None: the task's own metric
     metric_higher_is_better: ClassVar[bool] = True  # of a metric of its own
     needs_full_proxy: ClassVar[bool] = False  # true: `predict` sees every asked row, not only the accepted ones
+    rows_stand_alone: ClassVar[bool] = True  # false: a row depends on its batch, so `predict` sees every asked row
 
     @abstractmethod
     def init(self, ctx: Context) -> State:
@@ -99,3 +104,23 @@ class LocalTrainer(ABC):
     @abstractmethod
     def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
         """How good the client is on labelled samples, by the metric. Where rows tell, `evaluate_rows` does it all."""
+
+
+def streams_of(trainer: LocalTrainer, task: Task[Any]) -> tuple[Stream, ...]:
+    """What the trainer shares in this task, the main stream first."""
+    return default_streams(trainer, task) if trainer.streams is None else trainer.streams(task)
+
+
+def default_streams(trainer: LocalTrainer, task: Task[Any]) -> tuple[Stream, ...]:
+    """One stream for each of the trainer's kinds, in its space: as wide as the task, with any variants, no columns."""
+    limit = task.num_outputs if trainer.space in {"class", "prototype"} else None
+    return tuple(
+        Stream(
+            space=trainer.space,  # type: ignore[arg-type] # the border checks what comes
+            kind=kind,  # type: ignore[arg-type]
+            width=1 if kind == "hard" else task.num_outputs,
+            many_variants=True,
+            limit=limit,
+        )
+        for kind in sorted(trainer.kinds)
+    )

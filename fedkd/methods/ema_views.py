@@ -13,12 +13,13 @@ from fedkd.checks import check_choice, check_range
 from fedkd.data.base import Samples
 from fedkd.functional.aggregation import softmax
 from fedkd.functional.losses import soft_target_rows
-from fedkd.methods.base import Context, LocalTrainer, State
+from fedkd.methods.base import Context, LocalTrainer, ModelRole, State
 from fedkd.methods.evaluation import evaluate_rows
 from fedkd.methods.local_training import ORDERS, distil_loss, private_loss, student_optimizer, train_round
 from fedkd.methods.taught import Taught
 from fedkd.models.optimizers import load_optimizer, optimizer_state
 from fedkd.models.pool import snapshot
+from fedkd.models.weights import tensors_of
 from fedkd.rows import Knowledge, Rows, Share
 from fedkd.tasks.base import Evaluation
 from fedkd.types import Array, Ids, Metrics
@@ -55,6 +56,7 @@ class EmaViews(LocalTrainer):
     Config: ClassVar[type] = EmaViewsConfig
     tasks = frozenset({"classification"})
     kinds = frozenset({"probs"})
+    models = (ModelRole(name="student"), ModelRole(name=EMA, source="copy_of_student"))
 
     def __init__(self, config: EmaViewsConfig) -> None:
         self.config = config
@@ -80,7 +82,7 @@ class EmaViews(LocalTrainer):
 
         def follow() -> None:
             with torch.no_grad():
-                for slow, fast in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+                for slow, fast in zip(tensors_of(average).values(), tensors_of(model).values(), strict=True):
                     if slow.is_floating_point():
                         slow.lerp_(fast, 1 - decay)
                     else:

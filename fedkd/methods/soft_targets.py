@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import numpy as np
+from torch import Tensor
 
 from fedkd.checks import check_choice, check_range
 from fedkd.data.base import Samples
 from fedkd.errors import ConfigError
 from fedkd.functional.aggregation import softmax
 from fedkd.functional.losses import mae_rows, mse_rows, soft_cross_entropy_rows, soft_target_rows
+from fedkd.functional.teachers import heard_columns, teacher_probs
 from fedkd.methods.base import Context, LocalTrainer, State
 from fedkd.methods.evaluation import evaluate_rows
 from fedkd.methods.local_training import ORDERS, RowsLoss, distil_loss, private_loss, student_optimizer, train_round
@@ -117,9 +120,22 @@ class SoftTargets(LocalTrainer):
 
     def _targets(self, heard: Rows) -> tuple[Rows, RowsLoss]:
         """What the rows of the knowledge teach, and the loss against it."""
+        rows_loss: RowsLoss
         if self.config.loss in LOGIT_LOSSES:
-            return heard, LOGIT_LOSSES[self.config.loss]
-        tau = self.config.temperature
-        if heard.kind == "logits":
-            heard = replace(heard, kind="probs", values=softmax(heard.values, temperature=tau))
-        return heard, functools.partial(SOFT_LOSSES[self.config.loss], temperature=tau)
+            targets, rows_loss = heard.values, LOGIT_LOSSES[self.config.loss]
+        else:
+            tau = self.config.temperature
+            targets = teacher_probs(heard, tau)
+            rows_loss = functools.partial(SOFT_LOSSES[self.config.loss], temperature=tau)
+        owned = heard_columns(heard)
+        if owned is None:
+            return replace(heard, values=targets), rows_loss
+        # Where nobody owns a class there is no target: NaN marks it, since the loss sees batches of targets alone.
+        marked = np.where(owned, targets, np.float32(np.nan))
+        return replace(heard, values=marked), functools.partial(_over_heard, rows_loss=rows_loss)
+
+
+def _over_heard(student: Tensor, targets: Tensor, *, rows_loss: Callable[..., Tensor]) -> Tensor:
+    """`rows_loss` over the columns whose target is not NaN."""
+    keep = ~targets.isnan()
+    return rows_loss(student, targets.nan_to_num(0.0), keep=keep)

@@ -19,7 +19,7 @@ class TaughtBatch:
         sample_ids: (b,) the samples, in the order of the batch.
         sample: (m,) which of them each row is of, 0..b-1.
         position: (m,) where in its sample each row lies, 0..R-1.
-        values: (m, c), and `weight` (m,) or (m, c) where the rows have weights.
+        values: (m, c), with `weight` (m,) or (m, c) and `support` (m, k) where the rows have them.
     """
 
     sample_ids: Ids
@@ -27,6 +27,7 @@ class TaughtBatch:
     position: Ids
     values: Array
     weight: Array | None
+    support: Array | None
     rows_per_sample: int
 
     def dense(self) -> tuple[Array, Mask]:
@@ -66,5 +67,6 @@ class Taught:
             position=self.rows.ids[at] % self.rows_per_sample,
             values=self.rows.values[at],
             weight=None if self.rows.weight is None else self.rows.weight[at],
+            support=None if self.rows.support is None else self.rows.support[at],
             rows_per_sample=self.rows_per_sample,
         )

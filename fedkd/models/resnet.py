@@ -6,21 +6,22 @@ import torch
 from torch import nn
 
 from fedkd.models.config import ModelConfig
+from fedkd.models.spec import ModelSpec
 
 
-def build_resnet8(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+def build_resnet8(config: ModelConfig, spec: ModelSpec) -> nn.Module:
     """Residual net for 32x32 colour images, one block per stage (8 layers)."""
-    return _resnet(1, config, input_shape, num_outputs)
+    return _resnet(1, config, spec)
 
 
-def build_resnet14(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+def build_resnet14(config: ModelConfig, spec: ModelSpec) -> nn.Module:
     """Residual net for 32x32 colour images, two blocks per stage (14 layers)."""
-    return _resnet(2, config, input_shape, num_outputs)
+    return _resnet(2, config, spec)
 
 
-def build_resnet20(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+def build_resnet20(config: ModelConfig, spec: ModelSpec) -> nn.Module:
     """Residual net for 32x32 colour images, three blocks per stage (20 layers)."""
-    return _resnet(3, config, input_shape, num_outputs)
+    return _resnet(3, config, spec)
 
 
 class _Block(nn.Module):
@@ -45,13 +46,13 @@ def _norm(channels: int) -> nn.Module:
     return nn.GroupNorm(min(8, channels), channels)
 
 
-def _resnet(blocks: int, config: ModelConfig, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+def _resnet(blocks: int, config: ModelConfig, spec: ModelSpec) -> nn.Module:
     """Three stages of `blocks` blocks with 16, 32 and 64 channels, after He et al. 2016, sec. 4.2, with group norm."""
-    layers: list[nn.Module] = [nn.Conv2d(input_shape[0], 16, 3, 1, 1, bias=False), _norm(16), nn.ReLU()]
+    layers: list[nn.Module] = [nn.Conv2d(spec.input_shape[0], 16, 3, 1, 1, bias=False), _norm(16), nn.ReLU()]
     inner = 16
     for outer in (16, 32, 64):
         for number in range(blocks):
             layers.append(_Block(inner, outer, stride=2 if number == 0 and outer > 16 else 1))
             inner = outer
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(config.dropout), nn.Linear(64, num_outputs)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(config.dropout), nn.Linear(64, spec.num_outputs)]
     return nn.Sequential(*layers, *head)

@@ -133,6 +133,9 @@ def print_summary(summary: Mapping[str, Any], folder: RunFolder, *, console: Con
 
     console = console or RichConsole()
     console.print(summary_table([summary]))
+    if summary["skew"]:
+        js, emd = summary["skew"]["js_divergence"], summary["skew"]["label_emd"]
+        console.file.write(f"skew:   Jensen-Shannon divergence {js:.3f} between clients, label distance {emd:.3f}\n")
     for name, path in (("run", folder.path), ("report", folder.report_html)):
         if path.exists():  # printed past rich: it would break long paths and colour parts of them
             console.file.write(f"{name + ':':8}{path}\n")

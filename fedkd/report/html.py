@@ -53,7 +53,7 @@ def write_report(folder: RunFolder) -> Path:
         title=f"{summary['preset'] or 'run'} on {summary['dataset'] or 'unnamed data'}",
         subtitle=_subtitle(summary),
         is_finished=summary["metric_mean_final"] is not None or summary["acc_mean_final"] is not None,
-        headline=_headline(summary),
+        headline=_headline(summary, history),
         metric_note=_metric_note(summary),
         plots=[{"name": p.name, "title": p.title, "caption": p.caption, "svg": markup(inline_svg(p))} for p in plots],
         skipped=skipped,
@@ -97,7 +97,7 @@ def _subtitle(summary: Summary) -> str:
     return " · ".join(f"{name} {value}" for name, value in parts if value is not None)
 
 
-def _headline(summary: Summary) -> list[tuple[str, str]]:
+def _headline(summary: Summary, history: History) -> list[tuple[str, str]]:
     is_accuracy = summary["acc_mean_final"] is not None or summary["acc_mean_best"] is not None
     final, best = ("acc_mean_final", "acc_mean_best") if is_accuracy else ("metric_mean_final", "metric_mean_best")
     name = "accuracy" if is_accuracy else name_of_metric(summary["metric_name"])
@@ -108,6 +108,7 @@ def _headline(summary: Summary) -> list[tuple[str, str]]:
         (f"Best {name}, mean", format_figure(summary[best])),
         ("Sd over clients, final", format_figure(summary["metric_std_clients_final"])),
         ("Upload, all rounds", format_bytes(summary["upload_bytes"])),
+        ("Upload, share of an unselected one", format_share(_selection(history))),
         ("Download, all rounds", format_bytes(summary["download_bytes"])),
         ("Accepted, own classes", format_share(summary["accept_rate_own"])),
         ("Accepted, foreign classes", format_share(summary["accept_rate_foreign"])),
@@ -117,6 +118,14 @@ def _headline(summary: Summary) -> list[tuple[str, str]]:
         ("Rejected shares", MISSING if count is None else f"{count:.0f}"),
         ("Time", format_seconds(summary["seconds_total"])),
     ]
+
+
+def _selection(history: History) -> float | None:
+    """Uplink bytes over those of shares with every row that was asked for, in the rounds that know both."""
+    whole = dict(history.series(m.UNSELECTED_BYTES))
+    sent = [value for round_id, value in history.series(m.UPLINK_BYTES) if round_id in whole]
+    total = sum(whole.values())
+    return sum(sent) / total if total else None
 
 
 def _metric_note(summary: Summary) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar, fi
 import numpy as np
 
 from fedkd.data.base import Dataset, Samples
+from fedkd.models.spec import ModelSpec
 from fedkd.rows import Kind, Rows
 from fedkd.types import Array, Ids, Mask, Metrics
 
@@ -66,6 +67,17 @@ class Task(ABC, Generic[B]):
     @abstractmethod
     def of(cls, config: Any, dataset: Dataset) -> Task[B]:
         """The task with these options over this data set."""
+
+    def model_spec(self, dataset: Dataset) -> ModelSpec:
+        """What a model of this task takes and gives; the data's own inputs, unless a task says otherwise."""
+        x, more = dataset.train.x, dataset.train.more
+        return ModelSpec(
+            input_shape=x.shape[1:],
+            num_outputs=self.num_outputs,
+            head=self.name,
+            dtype=str(x.dtype),
+            more={name: (array.shape[1:], str(array.dtype)) for name, array in more.items()},
+        )
 
     @abstractmethod
     def batch(self, samples: Samples, index: Ids, device: str) -> B:

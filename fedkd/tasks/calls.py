@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fedkd.errors import ConfigError
@@ -23,30 +23,18 @@ def ask(model: nn.Module, *inputs: Tensor, **named: Tensor | None) -> Tensor:
     Raises:
         ConfigError: the model answers with something that holds no such tensor.
     """
+    from fedkd.models.outputs import logits_of
+
     known = _parameters(type(model).forward)
     given = {name: value for name, value in named.items() if value is not None and name in known}
     outputs = model(*inputs, **given)
-    found = main_tensor(outputs)
-    if found is None:
+    try:
+        return logits_of(outputs)
+    except TypeError as error:
         raise ConfigError(
-            f"model {type(model).__name__} answers with a {type(outputs).__name__}, expected a tensor, a mapping with "
-            "'out', or something with .logits or .sample; wrap it in a module that returns its outputs alone",
+            f"model {type(model).__name__} {error}; wrap it in a module that returns its outputs alone",
             key="model.name",
-        )
-    return found
-
-
-def main_tensor(outputs: object) -> Tensor | None:
-    """The tensor itself, `outputs["out"]` (torchvision), `outputs.logits` or `.sample` (transformers, diffusers)."""
-    import torch
-
-    places = (
-        outputs,
-        outputs.get("out") if isinstance(outputs, Mapping) else None,
-        getattr(outputs, "logits", None),
-        getattr(outputs, "sample", None),
-    )
-    return next((place for place in places if isinstance(place, torch.Tensor)), None)
+        ) from error
 
 
 @functools.cache

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
+from scipy.special import log_softmax
 
 from fedkd.checks import check_range
 from fedkd.data.base import IGNORE, Dataset, Samples
 from fedkd.errors import ConfigError, DataError
-from fedkd.functional.aggregation import log_softmax
 from fedkd.rows import Rows
 from fedkd.tasks.base import Evaluation, Tally, Task
 from fedkd.tasks.batches import TokenBatch, tensor_of
@@ -125,7 +125,7 @@ class Language(Task[TokenBatch]):
         values, targets = rows.values[keep], targets[keep]
         likely = values
         if rows.kind == "logits":
-            likely = log_softmax(values)
+            likely = log_softmax(values, axis=1)
         elif rows.kind == "probs":
             likely = np.log(np.maximum(values, np.finfo(np.float32).tiny))
         return {

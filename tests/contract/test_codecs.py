@@ -98,3 +98,20 @@ def test_what_lacks_a_part_is_a_bad_reply(name: str) -> None:
         codec.decode(Encoded(encoded.header, {}))
     with pytest.raises(BadReplyError):
         codec.decode(Encoded(encoded.header, {**encoded.arrays, "ids": np.zeros(2, np.int32)}))
+
+
+def test_supports_travel_whole(name: str) -> None:
+    codec = codec_of(name)
+    if "log_probs" not in codec.kinds:
+        return
+    values = np.log([[0.5, 0.3, 0.2], [0.25, 0.25, 0.5]]).astype(np.float32)
+    original = Rows(
+        space="proxy",
+        kind="log_probs",
+        ids=np.array([1, 4]),
+        values=values,
+        support=np.array([[0, 9], [2, 3]], np.int32),
+    )
+    back = codec.decode(codec.encode(original))
+    np.testing.assert_array_equal(back.support, original.support)
+    np.testing.assert_allclose(back.values, values, atol=0.01)

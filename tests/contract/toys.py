@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -23,6 +22,7 @@ from fedkd.methods.base import Context, DeviceProfile, LocalTrainer
 from fedkd.methods.schedule import ScheduleConfig
 from fedkd.models.config import ModelConfig
 from fedkd.models.pool import ModelPool
+from fedkd.models.roles import ModelRole
 from fedkd.rows import Rows
 from fedkd.streams import stream, stream_seed
 from fedkd.tasks import TASKS
@@ -65,6 +65,8 @@ class Toy:
     schedule: ScheduleConfig = QUICK
     learning: ScheduleConfig = LEARNING
     model: ModelConfig = MODEL
+    teacher: ModelConfig = MODEL
+    roles: tuple[ModelRole, ...] = ()
     normed: str = f"{MODELS_OF}normed"
     is_learned: Callable[[float], bool] = lambda acc: acc > 0.95
 
@@ -72,7 +74,6 @@ class Toy:
         """What a worker hands to the trainer, with live models of its own."""
         key: dict[str, int] = {"round_id": round_id, "client": self.client_id}
         size, task = len(self.public), self.made_task()
-        shape = self.train.x.shape[1:]
         return Context(
             client_id=self.client_id,
             round_id=round_id,
@@ -89,7 +90,7 @@ class Toy:
                 valid=task.valid(self.public.inputs()),
             ),
             task=task,
-            models=ModelPool(self.model, shape, self.classes).for_client(self.client_id),
+            models=self.pool().for_client(self.client_id),
             schedule=self.schedule,
             rng=lambda name: stream(self.seed, name, **key),
             torch_rng=lambda name: _seeded(stream_seed(self.seed, name, **key)),
@@ -97,13 +98,21 @@ class Toy:
             profile=DeviceProfile(predict_batch=7),
         )
 
+    @property
+    def dataset(self) -> Dataset:
+        """All of it."""
+        return Dataset(name="toy", train=self.train, test=self.test, num_classes=self.classes, num_groups=self.classes)
+
     def made_task(self) -> Task[Any]:
         """The task over the toy's data."""
         cls = resolve(TASKS, self.task, what="task")
-        shape = self.train.x.shape[1:]
-        facts: Any = SimpleNamespace(name="toy", train=self.train, num_classes=self.classes, input_shape=shape)
-        made: Task[Any] = cls.of(cls.Config(**self.options), facts)
+        made: Task[Any] = cls.of(cls.Config(**self.options), self.dataset)
         return made
+
+    def pool(self) -> ModelPool:
+        """Live models as a worker keeps them."""
+        spec = self.made_task().model_spec(self.dataset)
+        return ModelPool(self.model, spec, teacher=self.teacher, roles=self.roles)
 
     def rows_of(self, sample_ids: Any) -> Ids:
         """Row ids of proxy samples."""

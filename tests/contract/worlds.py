@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from fedkd.data.base import IGNORE, Samples
 from fedkd.models.config import ModelConfig
+from fedkd.models.spec import ModelSpec
 
 FEATURES = 4
 SEGMENTS = 3  # classes of the pixels
@@ -45,7 +46,7 @@ def scenes(size: int, *, seed: int, truth: int = 0) -> Samples:
     x = 3.0 * np.eye(SEGMENTS)[shown].transpose(0, 3, 1, 2) + rng.normal(size=(size, 3, 8, 8))
     y = (shown + truth) % SEGMENTS
     y[:, 0, 0] = IGNORE
-    return Samples(x.astype(np.float32), y)
+    return Samples(x.astype(np.float32), y, groups=shown[:, 0, 0])
 
 
 def sentences(size: int, *, seed: int, truth: int = 0) -> Samples:
@@ -59,7 +60,7 @@ def sentences(size: int, *, seed: int, truth: int = 0) -> Samples:
             x[row, position] = word
             word = after[word]
     response = np.arange(LENGTH)[None].repeat(size, axis=0) >= 6
-    return Samples(x, more={"response": response})
+    return Samples(x, more={"response": response}, groups=np.zeros(size, np.int64))
 
 
 def noise(size: int, *, seed: int, truth: int = 0) -> Samples:
@@ -67,7 +68,7 @@ def noise(size: int, *, seed: int, truth: int = 0) -> Samples:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(size, *LATENT)).astype(np.float32)
     more = {"t": rng.integers(0, 10, size), "prompt": rng.integers(0, WORDS, (size, 3)).astype(np.int32)}
-    return Samples(x, x if truth == 0 else -x, more=more)
+    return Samples(x, x if truth == 0 else -x, more=more, groups=np.zeros(size, np.int64))
 
 
 class Norm(nn.Module):
@@ -108,44 +109,44 @@ class Denoiser(nn.Module):
         return out.reshape(x.shape)
 
 
-def pair_net(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-    return PairNet(*input_shape, config.hidden, num_outputs, nn.Identity())
+def pair_net(config: ModelConfig, spec: ModelSpec) -> nn.Module:
+    return PairNet(*spec.input_shape, config.hidden, spec.num_outputs, nn.Identity())
 
 
-def normed_pair_net(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-    return PairNet(*input_shape, config.hidden, num_outputs, nn.BatchNorm1d(config.hidden))
+def normed_pair_net(config: ModelConfig, spec: ModelSpec) -> nn.Module:
+    return PairNet(*spec.input_shape, config.hidden, spec.num_outputs, nn.BatchNorm1d(config.hidden))
 
 
-def segmenter(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+def segmenter(config: ModelConfig, spec: ModelSpec) -> nn.Module:
     """Logits at every pixel."""
-    return _convolutions(config, input_shape, num_outputs, nn.Identity())
+    return _convolutions(config, spec, nn.Identity())
 
 
-def normed_segmenter(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-    return _convolutions(config, input_shape, num_outputs, nn.BatchNorm2d(config.hidden))
+def normed_segmenter(config: ModelConfig, spec: ModelSpec) -> nn.Module:
+    return _convolutions(config, spec, nn.BatchNorm2d(config.hidden))
 
 
-def _convolutions(config: ModelConfig, shape: tuple[int, ...], num_outputs: int, norm: nn.Module) -> nn.Module:
-    first = nn.Conv2d(shape[0], config.hidden, 3, padding=1)
-    return nn.Sequential(first, norm, nn.ReLU(), nn.Conv2d(config.hidden, num_outputs, 1))
+def _convolutions(config: ModelConfig, spec: ModelSpec, norm: nn.Module) -> nn.Module:
+    first = nn.Conv2d(spec.input_shape[0], config.hidden, 3, padding=1)
+    return nn.Sequential(first, norm, nn.ReLU(), nn.Conv2d(config.hidden, spec.num_outputs, 1))
 
 
-def bigram(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+def bigram(config: ModelConfig, spec: ModelSpec) -> nn.Module:
     """Logits of the next word from each word alone."""
-    return nn.Sequential(nn.Embedding(num_outputs, 16), nn.Linear(16, num_outputs))
+    return nn.Sequential(nn.Embedding(spec.num_outputs, 16), nn.Linear(16, spec.num_outputs))
 
 
-def normed_bigram(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-    return nn.Sequential(nn.Embedding(num_outputs, 16), Norm(16), nn.Linear(16, num_outputs))
+def normed_bigram(config: ModelConfig, spec: ModelSpec) -> nn.Module:
+    return nn.Sequential(nn.Embedding(spec.num_outputs, 16), Norm(16), nn.Linear(16, spec.num_outputs))
 
 
-def normed(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+def normed(config: ModelConfig, spec: ModelSpec) -> nn.Module:
     """A small network that cannot train on a batch of one sample."""
     hidden = config.hidden
     return nn.Sequential(
-        nn.Linear(*input_shape, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, num_outputs)
+        nn.Linear(*spec.input_shape, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, spec.num_outputs)
     )
 
 
-def denoiser(config: ModelConfig, *, input_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-    return Denoiser(int(torch.tensor(input_shape).prod()))
+def denoiser(config: ModelConfig, spec: ModelSpec) -> nn.Module:
+    return Denoiser(math.prod(spec.input_shape))

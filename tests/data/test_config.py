@@ -46,6 +46,7 @@ def test_the_keys_are_those_of_the_experiment() -> None:
         "max_test",
         "validation",
         "image_size",
+        "length",
         "hub_name",
         "image_column",
         "label_column",

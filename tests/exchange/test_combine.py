@@ -3,7 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkd.exchange.combine import VOTERS, by_stream, masked_mean
+from fedkd.exchange.combine import HOW, VOTERS, by_stream, combine, masked_mean, merge_variants
+from fedkd.functional.aggregation import LOG_FLOOR
 from fedkd.rows import Rows, Share
 
 
@@ -111,3 +112,83 @@ def test_shares_are_grouped_by_what_can_be_combined() -> None:
     ]
     assert by_stream(shares) == {("proxy", "logits", ""): [A, B], ("proxy", "logits", "ema"): [view]}
     assert by_stream(shares[1:3]) == {}
+
+
+def test_a_class_that_nobody_owns_is_marked_by_a_weight_of_zero() -> None:
+    mean = masked_mean(
+        [
+            rows([0, 1], [[1, 2, 3], [4, 5, 6]], weight=[[1, 0, 0], [1, 1, 1]]),
+            rows([0], [[3, 4, 5]], weight=[[0, 1, 0]]),
+        ]
+    )
+    assert mean.values.tolist() == [[1, 4, 4], [4, 5, 6]]  # the 4 under class 2 means nothing
+    assert mean.weight is not None
+    assert mean.weight.tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert mean.weight.dtype == np.float32
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_where_all_is_owned_or_nothing_is_there_is_no_weight(how: str) -> None:
+    assert combine([rows([0], [[1, 2]], weight=[[0.5, 1]])], how).weight is None
+    assert combine([rows([0], [[1, 2]], weight=[[0, 0]])], how).weight is None
+    assert combine([rows([0], [[1, 2]], weight=[0])], how).weight is None
+    marked = combine([rows([0], [[1, 2]], weight=[[0, 1]])], how).weight
+    assert marked is not None
+    assert marked.tolist() == [[0, 1]]
+
+
+def test_columns_that_all_have_are_weighed_as_the_rows_are() -> None:
+    first = rows([0, 1], [[1, 2], [3, 4]], weight=[1, 0.5], columns={"gap": np.float32([2, 4]), "own": np.ones(2)})
+    second = rows([1], [[3, 4]], weight=[0.25], columns={"gap": np.float32([10])})
+    assert combine([first, NOTHING, second]).columns.keys() == {"gap", VOTERS}
+    assert combine([first, second]).columns["gap"].tolist() == [2, 6]
+    assert combine([first, second], "median").columns["gap"].tolist() == [2, 7]
+    assert combine([first, second], "best").columns["gap"].tolist() == [2, 4]
+
+
+def test_log_probabilities_come_out_normalised_and_floored() -> None:
+    p, q = np.array([0.9, 0.1]), np.array([0.2, 0.8])
+    both = [rows([0], [np.log(p)], kind="log_probs"), rows([0], [np.log(q)], kind="log_probs")]
+    geometric = np.sqrt(p * q)
+    np.testing.assert_allclose(np.exp(combine(both).values[0]), geometric / geometric.sum(), rtol=1e-6)
+    alone = rows([0], [[0, -500]], kind="log_probs")
+    for how in HOW:
+        assert combine([alone], how).values.tolist() == [[0, LOG_FLOOR]]
+
+
+def test_rows_of_two_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[2, 3\] columns wide"):
+        combine([A, rows([0], [[1, 2, 3]])])
+
+
+def test_variants_of_a_client_are_one_voice() -> None:
+    share = Share(
+        client_id=0,
+        round_id=0,
+        rows=(
+            rows([0, 2], [[1, 2], [3, 4]], variant="small", weight=[1, 0.5], columns={"gap": np.float32([1, 2])}),
+            rows([2, 5], [[5, 6], [7, 8]], variant="large", columns={"gap": np.float32([4, 5])}),
+            rows([1], [[1, 1]], kind="feature", variant="small"),
+            NOTHING,
+        ),
+    )
+    merged, feature = merge_variants(share).rows
+    assert merged.stream == ("proxy", "logits", "")
+    assert merged.ids.tolist() == [0, 2, 5]
+    np.testing.assert_allclose(merged.values, [[1, 2], [(1.5 + 5) / 1.5, (2 + 6) / 1.5], [7, 8]], rtol=1e-6)
+    assert merged.weight is not None
+    assert merged.weight.tolist() == [1, 0.75, 1]
+    assert merged.columns.keys() == {"gap"}
+    assert feature.stream == ("proxy", "feature", "")
+    other = Share(client_id=1, round_id=0, rows=(rows([2], [[0, 0]]),))
+    (spoken,) = [
+        found for stream, found in by_stream(map(merge_variants, (share, other))).items() if "logits" in stream
+    ]
+    assert combine(spoken).columns[VOTERS].tolist() == [1, 2, 1]
+
+
+def test_class_wise_weights_of_variants_are_averaged_too() -> None:
+    every = (rows([0], [[1, 2]], variant="a", weight=[[1, 0]]), rows([0], [[3, 4]], variant="b", weight=[0.5]))
+    (merged,) = merge_variants(Share(client_id=0, round_id=0, rows=every)).rows
+    assert merged.weight is not None
+    assert merged.weight.tolist() == [[0.75, 0.25]]

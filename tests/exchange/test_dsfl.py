@@ -10,6 +10,7 @@ from fedkd.errors import ConfigError
 from fedkd.exchange.dsfl import DsFl, DsFlConfig
 from fedkd.metric_names import SERVER_ACC, TEACHER_ENTROPY
 from fedkd.models.config import ModelConfig
+from fedkd.models.spec import ModelSpec
 from fedkd.rows import Knowledge, Rows, Share
 from tests.contract.toys import FEATURES, Toy, digest_of, rows, server_context, stored
 from tests.contract.worlds import normed
@@ -98,7 +99,7 @@ def test_a_last_batch_of_one_row_is_left_out() -> None:
     """Batch norm cannot train on it, and a server that stumbles ends the run."""
 
     def build() -> nn.Module:
-        return normed(ModelConfig(hidden=4), input_shape=(FEATURES,), num_outputs=2)
+        return normed(ModelConfig(hidden=4), ModelSpec(input_shape=(FEATURES,), num_outputs=2))
 
     thirteen = speak(rows(range(13), np.eye(2)[Toy.public.labels[:13]], kind="probs"))
     scheme, ctx = DsFl(DsFlConfig(batch=6, epochs=3)), server_context(build_model=build)

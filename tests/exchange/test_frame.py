@@ -34,3 +34,27 @@ def test_an_array_that_nobody_knows_is_left_out() -> None:
     encoded = encode_frame(rows([2], [[1, 2]]), np.ones((1, 2), np.float32))
     back = decode_frame(Encoded(encoded.header, {**encoded.arrays, "more": np.zeros(9, np.float32)}))
     assert back.columns == {}
+
+
+def test_supports_travel_as_whole_numbers() -> None:
+    made = rows([2], [[-1, -0.5]], kind="log_probs", support=np.array([[70_000]]))
+    encoded = encode_frame(made, made.values)
+    assert encoded.arrays["support"].dtype == np.int32
+    back = decode_frame(encoded)
+    assert back.support is not None
+    assert (back.support.tolist(), back.support.dtype) == ([[70_000]], np.int32)
+
+
+@pytest.mark.parametrize(
+    "support", [np.array([[1.0]], np.float32), np.array([[1, 2]], np.int32), np.array([1], np.int32)]
+)
+def test_a_garbled_support_is_refused(support: np.ndarray) -> None:
+    encoded = encode_frame(rows([2], [[-1, -0.5]], kind="log_probs"), np.ones((1, 2), np.float32))
+    with pytest.raises(BadReplyError, match="support"):
+        decode_frame(Encoded(encoded.header, {**encoded.arrays, "support": support}))
+
+
+def test_a_support_of_logits_is_refused() -> None:
+    encoded = encode_frame(rows([2], [[-1, -0.5]]), np.ones((1, 2), np.float32))
+    with pytest.raises(BadReplyError, match="of log_probs"):
+        decode_frame(Encoded(encoded.header, {**encoded.arrays, "support": np.array([[1]], np.int32)}))

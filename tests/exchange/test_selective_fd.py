@@ -13,7 +13,7 @@ from fedkd.exchange.selective_fd import SelectiveFd, SelectiveFdConfig, one_hot_
 from fedkd.federation.border import Expected, check_share
 from fedkd.federation.wire import load_arrays, save_arrays
 from fedkd.metric_names import SELECTED
-from fedkd.rows import Knowledge, Rows, Share
+from fedkd.rows import Knowledge, Rows, Share, Stream
 from tests.contract.toys import rows, server_context
 
 SOFT = (
@@ -33,9 +33,8 @@ def travelled(said: Rows, client_id: int) -> Share:
     encoded = codec.encode(said)
     header, arrays = load_arrays(save_arrays(encoded.header, encoded.arrays))
     share = Share(client_id=client_id, round_id=0, rows=(codec.decode(Encoded(header, arrays)),))
-    expected = Expected(
-        round_id=0, space="proxy", kinds=frozenset({said.kind}), num_columns=2, asked=np.ones(9, bool), num_classes=2
-    )
+    stream = Stream(space="proxy", kind=said.kind, width=said.values.shape[1])
+    expected = Expected(round_id=0, streams=(stream,), asked=np.ones(9, bool), num_classes=2)
     return check_share(share, client_id, expected)
 
 

@@ -17,14 +17,12 @@ from fedkd.federation.fleet import CohortReply, read_reply
 from fedkd.federation.messages import ClientFailure, RoundResult
 from fedkd.federation.store import StateRef
 from fedkd.federation.wire import DTYPES, Bundle, Parcel, pack
-from fedkd.rows import Rows, Share
+from fedkd.rows import Rows, Share, Stream
 
 CODEC = Float32(FloatConfig())
 EXPECTED = Expected(
     round_id=3,
-    space="proxy",
-    kinds=frozenset({"logits"}),
-    num_columns=2,
+    streams=(Stream(space="proxy", kind="logits", width=2),),
     asked=np.ones(5, bool),
     num_classes=2,
     tables={"confusion": (2, 2)},

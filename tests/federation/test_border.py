@@ -10,13 +10,21 @@ from hypothesis import strategies as st
 
 from fedkd.errors import BadReplyError
 from fedkd.federation.border import VALUE_LIMIT, Expected, check_share
-from fedkd.rows import SHARE_SCHEMA, Rows, Share
+from fedkd.rows import SHARE_SCHEMA, Extra, Rows, Share, Stream
 
 ASKED = np.array([True, True, False, True, True, True])
+
+
+def expecting(*streams: Stream, **changes: Any) -> Expected:
+    plain: dict[str, Any] = {"round_id": 3, "streams": streams, "asked": ASKED, "num_classes": 2}
+    return Expected(**(plain | changes))
+
+
+LOGITS = Stream(space="proxy", kind="logits", width=2, many_variants=True, columns=frozenset({"gap"}))
 EXPECTED = Expected(
-    round_id=3, space="proxy", kinds=frozenset({"logits", "probs"}), num_columns=2, asked=ASKED, num_classes=2
+    round_id=3, streams=(LOGITS, replace(LOGITS, kind="probs", columns=frozenset())), asked=ASKED, num_classes=2
 )
-BY_CLASS = replace(EXPECTED, space="class", asked=None)
+BY_CLASS = expecting(Stream(space="class", kind="logits", width=2, limit=2), asked=None)
 
 
 def rows(**changes: Any) -> Rows:
@@ -78,7 +86,7 @@ def test_a_share_for_somebody_else_is_refused(change: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("change", [{"kind": "feature"}, {"space": "class"}])
 def test_another_kind_or_space_is_refused(change: dict[str, str]) -> None:
-    assert reason(share(rows(**change))).endswith("expected space proxy and kind logits or probs")
+    assert reason(share(rows(**change))).endswith("expected proxy/logits/* or proxy/probs/*")
 
 
 def test_another_width_is_refused_and_says_what_to_set() -> None:
@@ -128,7 +136,7 @@ def test_what_is_no_distribution_is_refused(first: list[float]) -> None:
     assert reason(share(rows(kind="probs", values=values))).endswith("negative or do not sum to one")
 
 
-HARD = replace(EXPECTED, kinds=frozenset({"hard"}), num_columns=5, num_classes=5)
+HARD = expecting(Stream(space="proxy", kind="hard", width=1, many_variants=True), num_classes=5)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
@@ -159,7 +167,9 @@ def test_what_is_no_class_number_is_refused(values: np.ndarray) -> None:
 def test_class_numbers_that_were_not_asked_for_are_refused() -> None:
     said = share(rows(kind="hard", ids=np.array([0, 2, 4]), values=np.zeros((3, 1), np.int32)))
     assert reason(said, HARD).endswith("rows that were not asked for")
-    assert reason(share(rows(kind="hard", values=np.zeros((3, 1), np.int32)))).endswith("kind logits or probs")
+    assert reason(share(rows(kind="hard", values=np.zeros((3, 1), np.int32)))).endswith(
+        "expected proxy/logits/* or proxy/probs/*"
+    )
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.5, np.nan])
@@ -174,12 +184,13 @@ def test_columns_that_are_not_finite_are_named(bad: float) -> None:
 
 def test_variants_that_repeat_are_refused() -> None:
     assert reason(share(rows(), rows())).startswith("share has 2 sets of rows")
+    assert check_share(share(rows(), rows(kind="probs", values=PROBS)), 7, EXPECTED)  # of another kind
 
 
 def test_too_many_variants_are_refused() -> None:
     most = EXPECTED.max_variants
     assert check_share(share(*(rows(variant=str(number)) for number in range(most))), 7, EXPECTED)
-    assert reason(share(*(rows(variant=str(number)) for number in range(most + 1)))).startswith(f"share has {most + 1}")
+    assert reason(share(*(rows(variant=str(number)) for number in range(most + 1)))).endswith("more than 8 variants")
 
 
 def test_the_second_set_of_rows_is_checked_too() -> None:
@@ -195,3 +206,106 @@ def test_accepted_ids_can_be_looked_up(ids: list[int]) -> None:
     except BadReplyError:
         return
     assert ASKED[ids].all()
+
+
+TWO_GRIDS = expecting(
+    Stream(space="proxy", kind="logits", width=2),
+    Stream(space="proxy", kind="score", width=1, per_sample=True),
+    Stream(space="proxy", kind="logits", width=5, variant="wide"),
+    Stream(space="text", kind="score", width=1),
+    rows_per_sample=2,
+)
+
+
+def test_streams_have_widths_of_their_own() -> None:
+    wide = rows(variant="wide", values=np.ones((3, 5), np.float32))
+    score = rows(kind="score", ids=np.array([0, 4]), values=np.ones((2, 1), np.float32))
+    said = share(rows(), wide, score)
+    assert check_share(said, 7, TWO_GRIDS) is said
+    assert "expected (n, 2)" in reason(share(replace(wide, variant="")), TWO_GRIDS)
+    assert "expected (n, 5)" in reason(share(rows(variant="wide")), TWO_GRIDS)
+    told = reason(share(rows(variant="ema")), TWO_GRIDS)
+    assert told.endswith("expected proxy/logits/main or proxy/score/main or proxy/logits/wide or text/score/main")
+
+
+@pytest.mark.parametrize(("ids", "told"), [([1], "no multiples of 2"), ([2], ""), ([4], ""), ([6], "expected 0 to 5")])
+def test_one_row_a_sample_stands_at_its_first_position(ids: list[int], told: str) -> None:
+    asked = np.array([True, True, False, True, True, False])  # a sample counts where any of its rows is asked for
+    said = share(rows(kind="score", ids=np.array(ids), values=np.ones((1, 1), np.float32)))
+    if told:
+        assert told in reason(said, replace(TWO_GRIDS, asked=asked))
+    else:
+        assert check_share(said, 7, replace(TWO_GRIDS, asked=asked)) is said
+    nothing = replace(TWO_GRIDS, asked=np.zeros(6, bool))
+    if not told:
+        assert reason(said, nothing).endswith("rows that were not asked for")
+
+
+def test_hashes_of_texts_are_ids_without_a_limit() -> None:
+    said = share(rows(space="text", kind="score", ids=np.array([5, 2**62]), values=np.ones((2, 1), np.float32)))
+    assert check_share(said, 7, TWO_GRIDS) is said
+    assert "rows outside proxy space" in reason(said, replace(TWO_GRIDS, max_free_rows=1))
+    below = rows(space="text", kind="score", ids=np.array([-5, 2]), values=np.ones((2, 1), np.float32))
+    assert reason(share(below), TWO_GRIDS).endswith("ids run from -5 to 2, expected 0 to any")
+
+
+def test_rows_of_a_proxy_that_is_not_there_are_refused() -> None:
+    assert reason(share(rows()), replace(EXPECTED, asked=None)).endswith("there is no proxy set")
+
+
+def test_columns_that_nobody_asked_for_are_named() -> None:
+    assert reason(share(rows(columns={"y": np.ones(3)}))).endswith("column 'y' was not asked for")
+
+
+LOG_PROBS = expecting(Stream(space="proxy", kind="log_probs", width=3, has_support=True), num_classes=6)
+
+
+def top(support: Any, **changes: Any) -> Rows:
+    values = np.log(np.tile(np.float32([0.5, 0.25, 0.25]), (3, 1)))
+    return rows(**{"kind": "log_probs", "values": values, "support": np.array(support, np.int32), **changes})
+
+
+def test_supports_are_ascending_columns() -> None:
+    good = [[0, 1], [2, 5], [0, 5]]
+    assert check_share(share(top(good)), 7, LOG_PROBS)
+    for bad in ([1, 0], [1, 1], [-1, 0], [0, 6]):
+        assert "no ascending columns from 0 to 5" in reason(share(top([*good[:2], bad])), LOG_PROBS)
+    assert reason(share(top(good, weight=np.ones((3, 3), np.float32))), LOG_PROBS).endswith("every row names anew")
+    assert reason(share(replace(top(good), support=None)), LOG_PROBS).endswith("lack the support that is due")
+    plain = expecting(Stream(space="proxy", kind="log_probs", width=3), num_classes=3)
+    assert reason(share(top([[0, 1]] * 3)), plain).endswith("a support that nobody expects")
+
+
+def test_log_probabilities_are_not_above_zero() -> None:
+    said = top([[0, 1]] * 3, values=np.full((3, 3), 0.1, np.float32))
+    assert reason(share(said), LOG_PROBS).endswith("log-probabilities reach 0.1, more than 0")
+
+
+COUNTS = Extra(kind="acceptance", data={"accepted": 3, "rejected": 1})
+
+
+def test_a_record_that_is_expected_passes() -> None:
+    said = share(extra=COUNTS)
+    assert check_share(said, 7, replace(EXPECTED, extras=frozenset({"acceptance"}))) is said
+    assert reason(said) == "record is of kind 'acceptance', expected none"
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (Extra(kind="os:system", data={}), "record is of kind 'os:system', expected acceptance"),
+        (Extra(kind="acceptance", data={"accepted": 3}), "acceptance has the fields ['accepted']"),
+        (Extra(kind="acceptance", data={"accepted": -1, "rejected": 0}), "-1 is no count"),
+        (Extra(kind="acceptance", data={"accepted": True, "rejected": 0}), "True is no count"),
+    ],
+)
+def test_a_record_that_is_none_is_refused(extra: Extra, told: str) -> None:
+    assert told in reason(share(extra=extra), replace(EXPECTED, extras=frozenset({"acceptance"})))
+
+
+def test_texts_are_bounded_all_together() -> None:
+    short = replace(EXPECTED, extras=frozenset({"acceptance"}), max_text_bytes=60)
+    assert check_share(share(rows(variant="v" * 15), extra=COUNTS), 7, short)
+    assert COUNTS.nbytes == len('["acceptance",{"accepted":3,"rejected":1}]') == 42
+    said = share(rows(variant="v" * 15), extra=COUNTS, metrics={"loss": 1.0})
+    assert reason(said, short) == "share holds 61 bytes of text, more than 60"

@@ -13,7 +13,7 @@ from fedkd.errors import StateError
 from fedkd.federation.checkpoint import Checkpoints, Progress
 from fedkd.federation.setting import Setting
 from fedkd.federation.store import StateRef
-from fedkd.rows import Knowledge, Rows
+from fedkd.rows import Extra, Knowledge, Rows
 
 
 def rows(**changes: Any) -> Rows:
@@ -34,8 +34,15 @@ def progress(next_round: int = 3, folder: str = "round-000002") -> Progress:
             common=(
                 rows(weight=np.array([0.5, 1], np.float32)),
                 rows(variant="ema", columns={"voters": np.array([2, 3], np.float32)}),
+                rows(
+                    variant="top",
+                    kind="log_probs",
+                    values=np.array([[-0.5, -1], [0, -80]], np.float32),
+                    support=np.array([[3], [0]], np.int32),
+                ),
             ),
             per_client={4: (rows(space="class", kind="logits"),), 7: ()},
+            extras=(Extra(kind="acceptance", data={"accepted": 3, "rejected": 4}),),
         ),
         refs={0: StateRef(f"{folder}/a", "a" * 32), 1: StateRef("round-000001/b", "b" * 32), 2: StateRef("", "c" * 32)},
         scores={0: 0.5, 1: 0.1},
@@ -51,6 +58,9 @@ def assert_rows_equal(got: Rows, sent: Rows) -> None:
     assert (got.weight is None) == (sent.weight is None)
     if sent.weight is not None:
         np.testing.assert_array_equal(got.weight, sent.weight)
+    assert (got.support is None) == (sent.support is None)
+    if sent.support is not None:
+        np.testing.assert_array_equal(got.support, sent.support)
     assert got.columns.keys() == sent.columns.keys()
     for name in sent.columns:
         np.testing.assert_array_equal(got.columns[name], sent.columns[name])
@@ -73,6 +83,7 @@ def test_progress_comes_back(tmp_path: Path) -> None:
         assert_rows_equal(found, expected)
     assert got.knowledge.per_client.keys() == {4, 7}
     assert got.knowledge.per_client[7] == ()
+    assert got.knowledge.extras == saved.knowledge.extras
     assert_rows_equal(got.knowledge.per_client[4][0], saved.knowledge.per_client[4][0])
 
 

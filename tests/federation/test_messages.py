@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedkd.data.base import Samples
 from fedkd.errors import BadReplyError
 from fedkd.exchange.float_codecs import Float16, Float32, FloatConfig
 from fedkd.federation.messages import Job, RoundRequest, RoundResult
@@ -95,7 +96,8 @@ def test_an_empty_share_without_a_score_comes_back() -> None:
 
 def test_bytes_of_a_share_are_those_of_its_arrays() -> None:
     # ids 3 * 4, values 3 * 2 * 4, weight 3 * 4 and column 3 * 4; the other view: weights 3 * 2 * 4 and no column
-    assert RoundResult.share_bytes(result().to_parcel(FLOAT32)) == (12 + 24 + 12 + 12) + (12 + 24 + 24)
+    record = len('["triples",{"texts":["a","b"]}]')
+    assert RoundResult.share_bytes(result().to_parcel(FLOAT32)) == (12 + 24 + 12 + 12) + (12 + 24 + 24) + record
 
 
 def test_numpy_figures_travel() -> None:
@@ -197,9 +199,10 @@ def test_garbled_arrays_of_a_setup_result_are_refused(name: str, array: np.ndarr
 
 @pytest.mark.parametrize("labels", [None, np.array([3, 1])])
 def test_a_contribution_comes_back(labels: np.ndarray | None) -> None:
-    x = np.arange(8, dtype=np.float32).reshape(2, 1, 4)
-    got = Contribution.from_parcel(carried(Contribution(x=x, labels=labels).to_parcel()))
-    np.testing.assert_array_equal(got.x, x)
+    offered = Samples(np.arange(8, dtype=np.float32).reshape(2, 1, 4), more={"t": np.array([7, 9], np.int32)})
+    got = Contribution.from_parcel(carried(Contribution(offered, labels=labels).to_parcel()))
+    np.testing.assert_array_equal(got.inputs.x, offered.x)
+    np.testing.assert_array_equal(got.inputs.more["t"], [7, 9])
     assert got.labels is None if labels is None else got.labels is not None and got.labels.tolist() == [3, 1]
 
 
@@ -213,6 +216,10 @@ X = np.zeros((2, 3), np.float32)
         {"x": np.zeros(3, np.float32)},
         {"x": np.zeros((2, 3), np.float64)},
         {"x": np.full((2, 3), np.nan, np.float32)},
+        {"x": X, "more.t": np.zeros(3, np.int32)},
+        {"x": X, "more.t": np.full(2, np.inf, np.float32)},
+        {"x": X, "y": np.zeros(2, np.int64)},
+        {"x": X, "groups": np.zeros(2, np.int64)},
         {"x": X, "labels": np.zeros(3, np.int64)},
         {"x": X, "labels": np.zeros(2)},
     ],
@@ -220,6 +227,9 @@ X = np.zeros((2, 3), np.float32)
 def test_a_garbled_contribution_is_refused(arrays: dict[str, np.ndarray]) -> None:
     with pytest.raises(BadReplyError, match="contribution has"):
         Contribution.from_parcel(Parcel({}, arrays))
+
+
+RECORD = Extra(kind="acceptance", data={"accepted": 3, "rejected": 4})
 
 
 def request() -> RoundRequest:
@@ -233,7 +243,9 @@ def request() -> RoundRequest:
         keep=("round-000003", "setup"),
         proxy_version="v1",
         asked=np.array([0, 2, 5]),
-        knowledge=Knowledge(common=(rows(weight=None),), per_client={2: (rows(variant="own"),), 3: ()}),
+        knowledge=Knowledge(
+            common=(rows(weight=None),), per_client={2: (rows(variant="own"),), 3: ()}, extras=(RECORD,)
+        ),
         states={2: (REF, None), 3: (None, REF)},
     )
 
@@ -254,12 +266,14 @@ def test_a_round_request_comes_back() -> None:
     assert_rows_equal(got.knowledge.common[0], rows(weight=None))
     assert got.knowledge.per_client.keys() == {2}
     assert_rows_equal(got.knowledge.per_client[2][0], rows(variant="own"))
+    assert got.knowledge.extras == (RECORD,)
 
 
 def test_a_cohort_receives_its_own_clients_alone() -> None:
     got = received(request(), [3])
     assert got.states.keys() == {3}
     assert got.knowledge.per_client == {}
+    assert got.knowledge.extras == (RECORD,)
 
 
 @pytest.mark.parametrize("field", sorted(request().to_request(FLOAT32).shared.header))
@@ -292,6 +306,6 @@ def test_margins_beyond_every_filter_are_refused(value: float) -> None:
 
 
 def test_labels_must_be_one_number_each() -> None:
-    said = Contribution(x=np.zeros((3, 1, 2, 2), np.float32), labels=np.zeros((3, 2), np.int64))
+    said = Contribution(Samples(np.zeros((3, 1, 2, 2), np.float32)), labels=np.zeros((3, 2), np.int64))
     with pytest.raises(BadReplyError, match="labels"):
         Contribution.from_parcel(said.to_parcel())

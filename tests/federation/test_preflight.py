@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fedkd.errors import ConfigError, DataError, FedKDError
 from fedkd.federation.preflight import preflight, server_model_builder
+from fedkd.methods.base import ModelRole
+from fedkd.methods.soft_targets import SoftTargets
+from fedkd.models.build import build_model
+from fedkd.models.config import ModelConfig
+from fedkd.models.spec import ModelSpec
 from tests.harness import experiment
 
 
@@ -37,6 +45,15 @@ def test_a_server_model_has_an_output_per_class() -> None:
 WRONG: list[tuple[Mapping[str, Any], type[FedKDError], str]] = [
     ({"num_clients": 11}, ConfigError, "only 10 classes to deal out"),
     ({"model.num_outputs": 9}, ConfigError, r"set model.num_outputs = 10 \(or 0\)"),
+    ({"model.options": '{"depth": 2}'}, ConfigError, r"model.options holds 'depth', which model 'mlp' does not know"),
+    ({"model.options": "depth=2"}, ConfigError, r"model.options .* is 'depth=2', expected a JSON object"),
+    (
+        {"model.weights": "/nowhere.safetensors"},
+        ConfigError,
+        r"model.weights is .*, which is neither",
+    ),
+    ({"model.name": "tiny_lm"}, ConfigError, r"takes sequences of token numbers, but the data have float32 inputs"),
+    ({"model.name": "seg_net"}, ConfigError, r"it is no model for the task 'classification'"),
     ({"model.name": "mlpp"}, ConfigError, "did you mean 'mlp'"),
     ({"method.name": "soft_target"}, ConfigError, "did you mean 'soft_targets'"),
     ({"scheme.name": "fd"}, ConfigError, "scheme 'fd' combines logits in space class"),
@@ -48,7 +65,7 @@ WRONG: list[tuple[Mapping[str, Any], type[FedKDError], str]] = [
     (
         {"data.name": "tests.doubles:digits_in_double"},
         DataError,
-        r"train: inputs are float64, expected float32; convert",
+        r"train: inputs are float64, expected float32 .*; convert",
     ),
     ({"partition.name": "iid", "num_clients": 800}, DataError, "gets 1 private samples .* expected at least 2"),
 ]
@@ -60,6 +77,47 @@ def test_what_is_wrong_is_told_before_anything_starts(
 ) -> None:
     with pytest.raises(kind, match=words):
         preflight(experiment("edgefd", changes))
+
+
+def needing(monkeypatch: pytest.MonkeyPatch, *roles: ModelRole) -> None:
+    monkeypatch.setattr(SoftTargets, "models", (ModelRole(name="student"), *roles))
+
+
+TEACHER = ModelRole(name="teacher", frozen=True, group="teacher")
+
+
+def test_a_teacher_that_a_method_needs_must_be_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    needing(monkeypatch, TEACHER)
+    with pytest.raises(ConfigError, match=r"needs a trained teacher, but teacher.weights is empty; name a") as caught:
+        preflight(experiment())
+    assert caught.value.key == "teacher.weights"
+    needing(monkeypatch, replace(TEACHER, optional=True))
+    preflight(experiment())
+
+
+def test_every_model_that_a_method_declares_is_built_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, TEACHER)
+    spec = ModelSpec(input_shape=(1, 8, 8), num_outputs=10)
+    file = tmp_path / "teacher.safetensors"
+    save_file(build_model("mlp", ModelConfig(hidden=5), spec).state_dict(), file)
+    preflight(experiment("edgefd", {"teacher.weights": str(file), "teacher.hidden": 5}))
+    with pytest.raises(ConfigError, match=r"teacher.weights is .* a checkpoint of another architecture than 'mlp'"):
+        preflight(experiment("edgefd", {"teacher.weights": str(file), "teacher.hidden": 6}))
+    nine = replace(spec, num_outputs=9)
+    save_file(build_model("mlp", ModelConfig(hidden=5), nine).state_dict(), file)
+    wrong = {"teacher.weights": str(file), "teacher.hidden": 5, "teacher.num_outputs": 9}
+    with pytest.raises(ConfigError, match=r"set teacher.num_outputs = 10 \(or 0\)"):
+        preflight(experiment("edgefd", wrong))
+
+
+def test_roles_that_the_client_trains_are_checked_and_copies_are_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    needing(monkeypatch, ModelRole(name="own", source="trained", group="teacher"))
+    with pytest.raises(ConfigError, match=r"teacher.name is 'mlpp'"):
+        preflight(experiment("edgefd", {"teacher.name": "mlpp"}))
+    needing(monkeypatch, ModelRole(name="own", source="copy_of_student", group="teacher"))
+    preflight(experiment("edgefd", {"teacher.name": "mlpp"}))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

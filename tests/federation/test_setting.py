@@ -116,7 +116,7 @@ def test_labels_stay_with_the_coordinator(stage: Callable[..., Stage]) -> None:
 def test_only_the_oracle_is_shown_labels(stage: Callable[..., Stage]) -> None:
     scene = stage({"filter.name": "oracle"})
     setting, _ = scene.run()
-    np.testing.assert_array_equal(scene.proxy.shared.arrays["y"], setting.labels)
+    np.testing.assert_array_equal(scene.proxy.shared.arrays["groups"], setting.labels)
 
 
 def test_without_diagnostics_no_label_is_sent_at_all(stage: Callable[..., Stage]) -> None:
@@ -169,10 +169,10 @@ def with_arrays(**arrays: np.ndarray) -> Callable[[Parcel], Parcel]:
     ("change", "words"),
     [
         (lambda _: ClientFailure(3, "out of memory"), "client 3 could not contribute to the proxy set: out of memory"),
-        (lambda _: Parcel(), "client 3: contribution has no finite float32 array"),
+        (lambda _: Parcel(), "client 3: contribution has no array x"),
         (
             with_arrays(x=np.zeros((4, 9), np.float32), labels=np.zeros(4, int)),
-            r"client 3: inputs have shape \(9,\), expected \(1, 8, 8\)",
+            r"client 3: inputs are x \(9,\) float32, expected x \(1, 8, 8\) float32",
         ),
         (
             with_arrays(x=np.zeros((1, 1, 8, 8), np.float32), labels=np.array([10])),

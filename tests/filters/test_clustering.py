@@ -35,3 +35,13 @@ def test_mini_batches_are_about_as_good() -> None:
     parts = minibatch_centers(x, 12, seed=0, max_iter=100)
     assert inertia(x, parts) < 1.15 * inertia(x, whole)
     np.testing.assert_array_equal(minibatch_centers(x, 12, seed=0, max_iter=100), parts)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_centroids_are_the_same_where_the_rows_may_be_overwritten(dtype: type) -> None:
+    x: Array = (np.random.default_rng(0).normal(size=(200, 6)) + 5.0).astype(dtype)
+    kept = x.copy()
+    lloyd_centers(x, 7, seed=1, max_iter=50, tol=1e-4)
+    np.testing.assert_array_equal(x, kept)
+    fitted = [lloyd_centers(x, 7, seed=1, max_iter=50, tol=1e-4, overwrite=may) for may in (False, True)]
+    np.testing.assert_array_equal(fitted[0], fitted[1])

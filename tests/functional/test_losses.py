@@ -1,3 +1,4 @@
+import functools
 import math
 from typing import Any
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from fedkd.functional.losses import (
+    bucket_log_probs,
     class_sums,
     mae_rows,
     masked_mean,
@@ -146,3 +148,54 @@ def test_class_sums_of_batches_add_up_and_an_empty_batch_adds_nothing() -> None:
     parts = [class_sums(logits[at], labels[at], num_classes=3) for at in (slice(0, 3), slice(3, 4), slice(4, 4))]
     for total, pieces in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(total, sum(pieces[1:], start=pieces[0]))
+
+
+LOSSES_ON_ROWS = [
+    (functools.partial(soft_target_rows, temperature=2.0), True),
+    (functools.partial(soft_cross_entropy_rows, temperature=2.0), True),
+    (mse_rows, False),
+    (mae_rows, False),
+]
+
+
+@pytest.mark.parametrize(("loss", "is_soft"), LOSSES_ON_ROWS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_dropped_column_is_as_if_it_were_not_there(loss: Any, is_soft: bool, dtype: torch.dtype) -> None:
+    logits = torch.tensor([[1.0, 9.0, -2.0], [0.5, -3.0, 4.0]], dtype=dtype, requires_grad=True)
+    target = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0]], dtype=dtype)
+    keep = torch.tensor([[True, False, True], [True, True, True]])
+    if is_soft:
+        target = target.masked_fill(~keep, -torch.inf).softmax(-1)
+    rows = loss(logits, target, keep=keep)
+    narrow = loss(logits[:1, [0, 2]], target[:1, [0, 2]])
+    torch.testing.assert_close(rows[:1], narrow)
+    torch.testing.assert_close(rows[1:], loss(logits[1:], target[1:]))
+    (gradient,) = torch.autograd.grad(rows.float().sum(), logits)
+    assert gradient.isfinite().all()
+    assert gradient[0, 1] == 0
+    assert gradient[0, 0] != 0
+
+
+@pytest.mark.parametrize(("loss", "_"), LOSSES_ON_ROWS)
+def test_a_row_without_a_column_costs_nothing(loss: Any, _: bool) -> None:
+    logits = torch.ones(1, 2, requires_grad=True)
+    rows = loss(logits, torch.zeros(1, 2), keep=torch.zeros(1, 2, dtype=torch.bool))
+    assert rows.tolist() == [0]
+    assert torch.autograd.grad(rows.sum(), logits)[0].tolist() == [[0, 0]]
+
+
+def test_buckets_by_hand() -> None:
+    logits = torch.tensor([[math.log(0.1), math.log(0.5), math.log(0.15), math.log(0.25)]]) + 3
+    found = bucket_log_probs(logits, torch.tensor([[1, 3]])).exp()
+    torch.testing.assert_close(found, torch.tensor([[0.5, 0.25, 0.25]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_buckets_are_a_distribution_with_finite_gradients(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[90.0, -90.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]], dtype=dtype, requires_grad=True)
+    found = bucket_log_probs(logits, torch.tensor([[0, 1], [2, 3]]))
+    torch.testing.assert_close(found.float().exp().sum(-1), torch.ones(2), rtol=1e-3, atol=1e-3)
+    (gradient,) = torch.autograd.grad(found.float().sum(), logits)
+    assert gradient.isfinite().all()
+    torch.testing.assert_close(gradient.float().sum(-1), torch.zeros(2), atol=1e-2, rtol=0)
+    assert bucket_log_probs(logits[:0], torch.zeros(0, 2, dtype=torch.int64)).shape == (0, 3)

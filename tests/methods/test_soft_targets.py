@@ -252,3 +252,29 @@ def test_values_out_of_range_are_refused(key: str, value: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         SoftTargetsConfig(**{key: value})
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize("loss", ["kl", "soft_ce", "mse", "mae"])
+def test_a_class_that_nobody_owns_teaches_nothing(loss: str) -> None:
+    """Whatever stands in its column: of two classes the other one is left, which the softmax makes certain."""
+    values = np.array([[4.0 * i - 9, 1.0] for i in range(6)])
+    owned = np.ones((6, 2), np.float32)
+    owned[:3, 1] = 0
+    meaningless = np.where(owned == 0, 77.0, values)
+    states = [
+        fit(knowledge=Knowledge(common=(rows(range(6), told, weight=owned),)), closing=True, loss=loss)[0]
+        for told in (values, meaningless)
+    ]
+    assert digest_of(states[0]) == digest_of(states[1])
+    whole, _ = fit(knowledge=Knowledge(common=(rows(range(6), values),)), closing=True, loss=loss)
+    assert digest_of(states[0]) != digest_of(whole)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_log_probabilities_are_softened_as_logits_are(temperature: float) -> None:
+    (logits,) = TAUGHT.common
+    normal = Rows(space="proxy", kind="log_probs", ids=logits.ids, values=np.log(softmax(logits.values)))
+    first, _ = fit(temperature=temperature)
+    second, _ = fit(knowledge=Knowledge(common=(normal,)), temperature=temperature)
+    for name, weights in first["student"].items():
+        torch.testing.assert_close(second["student"][name], weights, rtol=1e-3, atol=1e-4)

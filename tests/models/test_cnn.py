@@ -7,12 +7,13 @@ from torch import nn
 from fedkd.errors import ConfigError
 from fedkd.models.cnn import build_cnn, build_cnn_narrow, build_cnn_wide
 from fedkd.models.config import ModelConfig
+from fedkd.models.spec import ModelSpec
 
 Build = Callable[..., nn.Module]
 
 
 def build(make: Build = build_cnn, shape: tuple[int, ...] = (1, 28, 28), dropout: float = 0.0) -> nn.Module:
-    return make(ModelConfig(dropout=dropout), input_shape=shape, num_outputs=10)
+    return make(ModelConfig(dropout=dropout), ModelSpec(input_shape=shape, num_outputs=10))
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -59,4 +60,4 @@ def test_dropout_is_before_the_last_layer_and_in_training_only() -> None:
 def test_data_that_are_no_images_or_too_small_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match=r"images .* of at least 16 x 16, but the data have shape") as caught:
         build(shape=shape)
-    assert caught.value.key == "model.name"
+    assert caught.value.key == "name"

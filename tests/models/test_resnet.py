@@ -7,13 +7,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedkd.models.config import ModelConfig
 from fedkd.models.resnet import build_resnet8, build_resnet14, build_resnet20
+from fedkd.models.spec import ModelSpec
 
 Build = Callable[..., nn.Module]
 EVERY = [(build_resnet8, 8, 1), (build_resnet14, 14, 2), (build_resnet20, 20, 3)]
 
 
 def build(make: Build, shape: tuple[int, ...] = (3, 32, 32), dropout: float = 0.0) -> nn.Module:
-    return make(ModelConfig(dropout=dropout), input_shape=shape, num_outputs=10)
+    return make(ModelConfig(dropout=dropout), ModelSpec(input_shape=shape, num_outputs=10))
 
 
 @pytest.mark.parametrize(("make", "layers", "blocks"), EVERY)

@@ -70,6 +70,8 @@ def round_numbers(rng: np.random.Generator, round_id: int, rounds: int, clients:
         m.FAILURES: 0,
         m.UPLINK_BYTES: 800 * clients + round_id,
         m.UPLINK_PER_CLIENT: np.full(clients, 800),
+        m.SELECTED_ROWS: 18 * clients,
+        m.UNSELECTED_BYTES: 3200 * clients,
         m.DOWNLINK_BYTES: 7300 * clients,
         m.SCORE_MEAN: acc.mean(),
         m.SCORE_PER_CLIENT: acc,

@@ -126,3 +126,13 @@ def test_print_summary_names_the_files_that_are_there(run_folder):
     run_folder.report_html.write_text("")
     print_summary(summary_of(run_folder), run_folder, console=console)
     assert f"report: {run_folder.report_html}\n" in console.file.getvalue()
+
+
+def test_print_summary_tells_how_unlike_the_clients_are(run_folder):
+    console = piped()
+    summary = summary_of(run_folder) | {"skew": {"js_divergence": 0.88894, "label_emd": 1.6}}
+    print_summary(summary, run_folder, console=console)
+    assert "skew:   Jensen-Shannon divergence 0.889 between clients, label distance 1.600\n" in console.file.getvalue()
+    console = piped()
+    print_summary(summary | {"skew": None}, run_folder, console=console)
+    assert "skew" not in console.file.getvalue()

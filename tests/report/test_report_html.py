@@ -66,6 +66,7 @@ def test_report_parses_and_is_complete(page):
         "Configuration",
         "Environment",
         "Final accuracy, mean",
+        "Upload, share of an unselected one 25%",
         "temperature = 4.0",
     ):
         assert words in text

@@ -152,6 +152,20 @@ def test_half_a_line_of_numbers_is_dropped(straight: Straight, tmp_path: Path) -
     assert_same(out, straight("edgefd"))
 
 
+@pytest.mark.parametrize("how", ["mean", "median"])
+def test_a_memory_of_rows_is_resumed(how: str, tmp_path: Path) -> None:
+    """Each round asks for another part of the proxy set, so most of what is known is remembered."""
+    changes: dict[str, Any] = {**CHANGES, "scheme.memory": True, "scheme.how": how, "proxy.per_round": 20}
+    watch(experiment("edgefd", changes), tmp_path / "straight")
+    with pytest.raises(StoppedError):
+        watch(experiment("edgefd", {**changes, "checkpoint.every": 2}), tmp_path / "run", stop_before=2 + 3)
+    runner.resume(tmp_path / "run")
+    assert_same(tmp_path / "run", tmp_path / "straight")
+    (known,) = last_progress(tmp_path / "run").scheme["memory"]
+    assert len(known["ids"]) > 20
+    assert known["columns"]["age"].max() > 0
+
+
 def test_the_numbers_compared_would_show_a_lost_server_model(straight: Straight) -> None:
     found = [
         numbers[m.SERVER_ACC] for _, numbers in sorted(events(straight("dsfl")).items()) if m.SERVER_ACC in numbers

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedkd.data.base import IGNORE, Samples
 from fedkd.data.proxy import row_ids
 from fedkd.errors import ConfigError, DataError
-from fedkd.functional.aggregation import log_softmax, softmax
+from fedkd.functional.aggregation import log_normalise, softmax
 from fedkd.rows import Rows
 from fedkd.tasks.language import Language, LanguageConfig
 
@@ -85,7 +85,7 @@ def test_loss_perplexity_and_token_accuracy_by_hand(kind: str) -> None:
     samples = Samples(TOKENS, more={"response": RESPONSE})
     logits = np.zeros((4, 4), np.float32)
     logits[0, 2] = logits[1, 1] = math.log(9)  # the first is right, the second wrong; of the others word 0 is first
-    form = {"logits": lambda z: z, "probs": softmax, "log_probs": log_softmax}[kind]
+    form = {"logits": lambda z: z, "probs": softmax, "log_probs": log_normalise}[kind]
     rows = Rows(space="proxy", kind=kind, ids=np.array([0, 1, 7, 8]), values=form(logits))  # type: ignore[arg-type]
     found = TASK.finish(TASK.tally(rows, samples))
     loss = (math.log(12 / 9) + math.log(12) + 2 * math.log(4)) / 4

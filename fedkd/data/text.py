@@ -1,0 +1,113 @@
+"""Texts as sequences of characters, for language models: no tokeniser has to be fetched, and vocabularies agree."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedkd.data.base import IGNORE, Dataset, Samples
+from fedkd.data.config import DataConfig
+from fedkd.data.places import data_root, missing
+from fedkd.errors import DataError
+from fedkd.types import Array
+
+PAD, UNKNOWN = 0, 1
+ALPHABET = "\n !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~"
+VOCABULARY = len(ALPHABET) + 2
+TEST_SHARE = 0.1  # of tinyshakespeare, which comes without a test part: its end
+SPEAKERS = 10  # groups of tinyshakespeare: the most frequent speakers but one, and all others together
+
+
+def encode(text: str) -> Array:
+    """Token numbers (t,) int32, one per character; characters outside printable ASCII become UNKNOWN."""
+    return np.array([_NUMBER.get(character, UNKNOWN) for character in text], np.int32)
+
+
+def decode(tokens: Array) -> str:
+    """The text of token numbers (t,); padding is left out."""
+    return "".join("\ufffd" if token == UNKNOWN else ALPHABET[token - 2] for token in tokens if token != PAD)
+
+
+def load_shakespeare(config: DataConfig) -> Dataset:
+    """tinyshakespeare by character, in speeches cut to `data.length`; every character is a target.
+
+    x (n, t) int32 and y (n, t), which at each position holds the token at that position (models shift); padding is
+    IGNORE. Groups are the speakers: the nine that speak most, and all others. The last tenth of the speeches is the
+    test part.
+    """
+    root = data_root(config)
+    path = _file(config, root, "tinyshakespeare.txt")
+    speeches = [speech for speech in path.read_text(encoding="utf-8").split("\n\n") if ":" in speech]
+    if len(speeches) < SPEAKERS:
+        raise DataError(f"{path} has {len(speeches)} speeches, expected the tinyshakespeare corpus; copy it again")
+    names = [speech.partition(":")[0] for speech in speeches]
+    common = sorted(set(names), key=lambda name: (-names.count(name), name))[: SPEAKERS - 1]
+    groups = np.array([common.index(name) if name in common else SPEAKERS - 1 for name in names], np.int64)
+    x, y = _padded([("", speech) for speech in speeches], config.length)
+    cut = len(x) - round(TEST_SHARE * len(x))
+    parts = [Samples(x[at], y[at], groups=groups[at]) for at in (slice(None, cut), slice(cut, None))]
+    return _dataset(config, *parts, num_groups=SPEAKERS)
+
+
+def load_gsm8k(config: DataConfig) -> Dataset:
+    """GSM8K by character: question and answer, cut to `data.length`; only the answer's characters are targets.
+
+    Problems whose answer would not begin within the length are left out. Groups are the number of calculation steps of
+    the answer: 1 or fewer, 2, ... 8 or more.
+    """
+    root = data_root(config)
+    parts = []
+    for part in ("train", "test"):
+        path = _file(config, root, f"gsm8k_{part}.jsonl")
+        pairs = [
+            (f"{question}\n", f"{answer}\n")
+            for question, answer in _problems(path)
+            if len(question) + 1 < config.length
+        ]
+        if not pairs:
+            raise DataError(f"no question of {path} is shorter than data.length = {config.length}; raise data.length")
+        steps = np.array([len(re.findall("<<", answer)) for _, answer in pairs])
+        parts.append(Samples(*_padded(pairs, config.length), groups=np.clip(steps, 1, 8).astype(np.int64) - 1))
+    return _dataset(config, *parts, num_groups=8)
+
+
+def _dataset(config: DataConfig, train: Samples, test: Samples, *, num_groups: int) -> Dataset:
+    return Dataset(name=config.name, train=train, test=test, num_classes=VOCABULARY, num_groups=num_groups)
+
+
+def _padded(pairs: Sequence[tuple[str, str]], length: int) -> tuple[Array, Array]:
+    """Tokens (n, length) and targets (n, length), IGNORE on prompts and padding, of (prompt, response) pairs."""
+    x = np.full((len(pairs), length), PAD, np.int32)
+    y = np.full((len(pairs), length), IGNORE, np.int64)
+    for i, (prompt, response) in enumerate(pairs):
+        tokens = encode(prompt + response)[:length]
+        x[i, : len(tokens)] = tokens
+        y[i, len(prompt) : len(tokens)] = tokens[len(prompt) :]
+    return x, y
+
+
+def _problems(path: Path) -> list[tuple[str, str]]:
+    problems = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            found = json.loads(line)
+            problems.append((str(found["question"]), str(found["answer"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}, line {number} is no JSON object with question and answer: {error}; copy the file again"
+            ) from error
+    return problems
+
+
+def _file(config: DataConfig, root: Path, name: str) -> Path:
+    for path in (root / "text" / name, root / name):
+        if path.is_file():
+            return path
+    raise missing(config, root, f"text/{name}", can_fetch=False)
+
+
+_NUMBER = {character: number for number, character in enumerate(ALPHABET, start=2)}

@@ -1,0 +1,57 @@
+"""A module that many clients take turns with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+# torch has no public way to ask which hooks there are.
+_MODULE_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+)
+_TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+class Live:
+    """A module and what it looked like when it was built, so that no client leaves anything behind for the next."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._names = tuple(module.state_dict())
+        self._trains = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+        self._hooks = {key for hooks in _hooks(module) for key in hooks}
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether it still has the tensors that it was built with."""
+        return tuple(self.module.state_dict()) == self._names
+
+    def reset(self) -> nn.Module:
+        """The module in training mode, without gradients and later hooks, each parameter trained or not as built."""
+        for hooks in _hooks(self.module):
+            for key in [key for key in hooks if key not in self._hooks]:
+                del hooks[key]
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad_(self._trains.get(name, True))
+        self.module.zero_grad(set_to_none=True)
+        return self.module.train()
+
+    def freeze(self) -> nn.Module:
+        """The module in evaluation mode, without gradients and later hooks."""
+        return self.reset().eval().requires_grad_(False)
+
+
+def _hooks(module: nn.Module) -> Iterator[dict[Any, Any]]:
+    """Every dictionary of hooks in the module, keyed by numbers that are unique in the process."""
+    for part in module.modules():
+        yield from (getattr(part, name) for name in _MODULE_HOOKS)
+    for parameter in module.parameters():
+        yield from (hooks for name in _TENSOR_HOOKS if (hooks := getattr(parameter, name)) is not None)
