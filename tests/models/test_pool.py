@@ -35,7 +35,9 @@ def pool() -> ModelPool:
 def with_teacher(tmp_path: Path) -> tuple[ModelPool, dict[str, torch.Tensor]]:
     """A pool whose teacher is an mlp of another width, from a file."""
     file = tmp_path / "teacher.safetensors"
-    weights = build_model("mlp", ModelConfig(hidden=6), SPEC).state_dict()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)  # some weights leave no unit alive on an input, and then no gradient
+        weights = build_model("mlp", ModelConfig(hidden=6), SPEC).state_dict()
     save_file(weights, file)
     teacher = ModelConfig(hidden=6, weights=str(file))
     return ModelPool(ModelConfig(hidden=4), SPEC, teacher=teacher, roles=ROLES), weights
