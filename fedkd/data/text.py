@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedkd.data.base import IGNORE, Dataset, Samples
+from fedkd.data.base import Dataset, Samples
 from fedkd.data.config import DataConfig
 from fedkd.data.places import data_root, missing
 from fedkd.errors import DataError
-from fedkd.types import Array
+from fedkd.types import Array, Mask
 
 PAD, UNKNOWN = 0, 1
 ALPHABET = "\n !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~"
@@ -35,9 +35,8 @@ def decode(tokens: Array) -> str:
 def load_shakespeare(config: DataConfig) -> Dataset:
     """tinyshakespeare by character, in speeches cut to `data.length`; every character is a target.
 
-    x (n, t) int32 and y (n, t), which at each position holds the token at that position (models shift); padding is
-    IGNORE. Groups are the speakers: the nine that speak most, and all others. The last tenth of the speeches is the
-    test part.
+    x (n, t) int32, and more["response"] (n, t) says which characters are there and no padding. Groups are the speakers:
+    the nine that speak most, and all others. The last tenth of the speeches is the test part.
     """
     root = data_root(config)
     path = _file(config, root, "tinyshakespeare.txt")
@@ -47,14 +46,17 @@ def load_shakespeare(config: DataConfig) -> Dataset:
     names = [speech.partition(":")[0] for speech in speeches]
     common = sorted(set(names), key=lambda name: (-names.count(name), name))[: SPEAKERS - 1]
     groups = np.array([common.index(name) if name in common else SPEAKERS - 1 for name in names], np.int64)
-    x, y = _padded([("", speech) for speech in speeches], config.length)
+    x, response = _padded([("", speech) for speech in speeches], config.length)
     cut = len(x) - round(TEST_SHARE * len(x))
-    parts = [Samples(x[at], y[at], groups=groups[at]) for at in (slice(None, cut), slice(cut, None))]
+    parts = [
+        Samples(x[at], more={"response": response[at]}, groups=groups[at])
+        for at in (slice(None, cut), slice(cut, None))
+    ]
     return _dataset(config, *parts, num_groups=SPEAKERS)
 
 
 def load_gsm8k(config: DataConfig) -> Dataset:
-    """GSM8K by character: question and answer, cut to `data.length`; only the answer's characters are targets.
+    """GSM8K by character: question and answer, cut to `data.length`; more["response"] (n, t) marks the answer.
 
     Problems whose answer would not begin within the length are left out. Groups are the number of calculation steps of
     the answer: 1 or fewer, 2, ... 8 or more.
@@ -71,7 +73,9 @@ def load_gsm8k(config: DataConfig) -> Dataset:
         if not pairs:
             raise DataError(f"no question of {path} is shorter than data.length = {config.length}; raise data.length")
         steps = np.array([len(re.findall("<<", answer)) for _, answer in pairs])
-        parts.append(Samples(*_padded(pairs, config.length), groups=np.clip(steps, 1, 8).astype(np.int64) - 1))
+        x, response = _padded(pairs, config.length)
+        groups = np.clip(steps, 1, 8).astype(np.int64) - 1
+        parts.append(Samples(x, more={"response": response}, groups=groups))
     return _dataset(config, *parts, num_groups=8)
 
 
@@ -79,15 +83,18 @@ def _dataset(config: DataConfig, train: Samples, test: Samples, *, num_groups: i
     return Dataset(name=config.name, train=train, test=test, num_classes=VOCABULARY, num_groups=num_groups)
 
 
-def _padded(pairs: Sequence[tuple[str, str]], length: int) -> tuple[Array, Array]:
-    """Tokens (n, length) and targets (n, length), IGNORE on prompts and padding, of (prompt, response) pairs."""
+def _padded(pairs: Sequence[tuple[str, str]], length: int) -> tuple[Array, Mask]:
+    """Tokens (n, length) of (prompt, response) pairs, and which of them belong to the response.
+
+    A mask and no targets: it may go into a proxy set, whose prompts and padding then count for nothing either.
+    """
     x = np.full((len(pairs), length), PAD, np.int32)
-    y = np.full((len(pairs), length), IGNORE, np.int64)
+    is_response = np.zeros((len(pairs), length), np.bool_)
     for i, (prompt, response) in enumerate(pairs):
         tokens = encode(prompt + response)[:length]
         x[i, : len(tokens)] = tokens
-        y[i, len(prompt) : len(tokens)] = tokens[len(prompt) :]
-    return x, y
+        is_response[i, len(prompt) : len(tokens)] = True
+    return x, is_response
 
 
 def _problems(path: Path) -> list[tuple[str, str]]:

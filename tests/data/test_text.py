@@ -10,6 +10,7 @@ from fedkd.data.config import DataConfig
 from fedkd.data.load import load_dataset
 from fedkd.data.text import PAD, SPEAKERS, UNKNOWN, VOCABULARY, decode, encode
 from fedkd.errors import ConfigError, DataError
+from fedkd.tasks.language import Language, LanguageConfig
 
 
 def load(name: str, root: Path, **options: Any) -> Dataset:
@@ -44,8 +45,7 @@ def test_speeches_are_dealt_by_speaker(root: Path) -> None:
     assert (len(data.train), len(data.test)) == (36, 4)
     assert decode(data.train.x[0]) == "Lord A:\nline 0"
     assert data.train.x.shape[1] == 16
-    assert (data.train.labels[0, :14] == data.train.x[0, :14]).all()
-    assert (data.train.labels[0, 14:] == IGNORE).all()
+    assert data.train.more["response"][0].tolist() == [True] * 14 + [False] * 2
     assert data.num_strata == SPEAKERS
     assert data.train.groups is not None
     # A to D and I speak four times, E to H three times, J to M twice.
@@ -56,8 +56,13 @@ def test_only_answers_are_targets(root: Path) -> None:
     data = load("gsm8k", root, length=12)
     assert len(data.train) == 1  # the answer to the long question would not begin
     assert decode(data.train.x[0]) == "1+1?\n<<1+1=2"
-    assert (data.train.labels[0, :5] == IGNORE).all()
-    assert (data.train.labels[0, 5:] == data.train.x[0, 5:]).all()
+    assert data.train.more["response"][0].tolist() == [False] * 5 + [True] * 7
+    # What the task asks: the character after each, from the first of the answer, which the end of the prompt predicts.
+    task = Language.of(LanguageConfig(), data)
+    targets = task.targets(data.train)[0]
+    assert decode(targets[4:11].astype(np.int32)) == "<<1+1=2"
+    assert (np.delete(targets, range(4, 11)) == IGNORE).all()
+    np.testing.assert_array_equal(task.targets(data.train.inputs()), task.targets(data.train))
     assert data.train.strata.tolist() == [0]
 
 
