@@ -1,4 +1,6 @@
-"""The selective share of BPKD: the edge band pixel by pixel, bodies averaged over cells, and both put together again."""
+"""The selective share of BPKD: the edge band pixel by pixel, bodies averaged over cells, both joined again."""
+
+import math
 
 import numpy as np
 import pytest
@@ -125,4 +127,4 @@ def test_a_cell_without_a_side_is_refused() -> None:
 
 
 def test_confidence_is_the_largest_probability() -> None:
-    assert confidence(torch.tensor([[LN3, 0.0], [0.0, 0.0]])).tolist() == pytest.approx([0.75, 0.5])
+    assert confidence(torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])).tolist() == pytest.approx([0.75, 0.5])
