@@ -19,6 +19,7 @@ PAD, UNKNOWN = 0, 1
 ALPHABET = "\n !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~"
 VOCABULARY = len(ALPHABET) + 2
 TEST_SHARE = 0.1  # of tinyshakespeare, which comes without a test part: its end
+LENGTH = 128  # characters of a sequence, where data.length does not say
 SPEAKERS = 10  # groups of tinyshakespeare: the most frequent speakers but one, and all others together
 
 
@@ -46,7 +47,7 @@ def load_shakespeare(config: DataConfig) -> Dataset:
     names = [speech.partition(":")[0] for speech in speeches]
     common = sorted(set(names), key=lambda name: (-names.count(name), name))[: SPEAKERS - 1]
     groups = np.array([common.index(name) if name in common else SPEAKERS - 1 for name in names], np.int64)
-    x, response = _padded([("", speech) for speech in speeches], config.length)
+    x, response = _padded([("", speech) for speech in speeches], _length(config))
     cut = len(x) - round(TEST_SHARE * len(x))
     parts = [
         Samples(x[at], more={"response": response[at]}, groups=groups[at])
@@ -68,12 +69,12 @@ def load_gsm8k(config: DataConfig) -> Dataset:
         pairs = [
             (f"{question}\n", f"{answer}\n")
             for question, answer in _problems(path)
-            if len(question) + 1 < config.length
+            if len(question) + 1 < _length(config)
         ]
         if not pairs:
-            raise DataError(f"no question of {path} is shorter than data.length = {config.length}; raise data.length")
+            raise DataError(f"no question of {path} is shorter than data.length = {_length(config)}; raise data.length")
         steps = np.array([len(re.findall("<<", answer)) for _, answer in pairs])
-        x, response = _padded(pairs, config.length)
+        x, response = _padded(pairs, _length(config))
         groups = np.clip(steps, 1, 8).astype(np.int64) - 1
         parts.append(Samples(x, more={"response": response}, groups=groups))
     return _dataset(config, *parts, num_groups=8)
@@ -81,6 +82,10 @@ def load_gsm8k(config: DataConfig) -> Dataset:
 
 def _dataset(config: DataConfig, train: Samples, test: Samples, *, num_groups: int) -> Dataset:
     return Dataset(name=config.name, train=train, test=test, num_classes=VOCABULARY, num_groups=num_groups)
+
+
+def _length(config: DataConfig) -> int:
+    return config.length or LENGTH
 
 
 def _padded(pairs: Sequence[tuple[str, str]], length: int) -> tuple[Array, Mask]:
