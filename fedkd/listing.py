@@ -43,7 +43,8 @@ def listing(kind: str) -> list[dict[str, Any]]:
         summary = (inspect.getdoc(found) or "").partition("\n")[0]
         entry: dict[str, Any] = {"name": name, "summary": summary, "path": path, "keys": keys}
         if kind == "methods":
-            entry |= {"tasks": sorted(found.tasks), "space": found.space}
+            entry |= {"tasks": sorted(found.tasks), "needs": sorted(found.needs), "space": found.space}
+            entry |= dataclasses.asdict(found.about)
         elif kind == "tasks":
             entry |= {"metric": found.metric, "metric_higher_is_better": found.metric_higher_is_better}
         entries.append(entry)

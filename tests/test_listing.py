@@ -40,3 +40,10 @@ def test_presets_show_what_they_set() -> None:
     entries = {entry["name"]: entry for entry in listing("presets")}
     assert list(entries) == list(PRESETS)
     assert entries["edgefd"]["keys"]["filter.name"] == "kmeans"
+
+
+def test_a_method_says_where_it_comes_from_and_what_it_exchanges() -> None:
+    for entry in listing("methods"):
+        assert {"name", "paper", "year", "tasks", "needs", "selects", "exchanges"} <= set(entry)
+        assert 1990 < entry["year"] < 2100
+        assert all(entry[key] for key in ("paper", "selects", "exchanges", "tasks"))

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from fedkd.functional.losses import masked_mean
+from fedkd.functional.losses import kl_rows, masked_mean, row_mean, wide
 
 EDGE_NORMS = ("per_class", "per_class_count", "global")
 IGNORED = 255  # the label of pixels without one, as segmentation data sets have it
@@ -68,7 +68,7 @@ def decouple(
     logits: Float[Tensor, "n c h w"], edges: Float[Tensor, "n c h w"]
 ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
     """Edge logits Z M_E and body logits Z (1 - M_E); they add up to the logits."""
-    logits = _wide(logits)
+    logits = wide(logits)
     edges = edges.to(logits.dtype)
     return logits * edges, logits * (1.0 - edges)
 
@@ -96,14 +96,14 @@ def edge_loss(
     """
     if norm not in EDGE_NORMS:
         raise ValueError(f"edge norm is {norm!r}, expected one of {', '.join(EDGE_NORMS)}")
-    divergence = _kl(decouple(student, edges)[0], decouple(teacher, edges)[0], dim=1, temperature=temperature)
+    divergence = kl_rows(decouple(student, edges)[0], decouple(teacher, edges)[0], dim=1, temperature=temperature)
     edges = edges.to(divergence.dtype)
     weighted = torch.einsum("nhw,nchw->nc", divergence, edges)
     size = (edges > 0).to(edges.dtype) if norm == "per_class_count" else edges
     count = size.sum((2, 3))
     if norm == "global":
-        return alpha * _mean(weighted.sum(1) / count.sum(1).clamp_min(1.0))
-    return alpha * _mean((weighted / count.clamp_min(1.0)).sum(1))
+        return alpha * row_mean(weighted.sum(1) / count.sum(1).clamp_min(1.0))
+    return alpha * row_mean((weighted / count.clamp_min(1.0)).sum(1))
 
 
 def body_loss(
@@ -124,8 +124,8 @@ def channel_wise_loss(
 
     Paper: Shu et al. 2021 (CWD). Deviation: none.
     """
-    divergence = _kl(_wide(student).flatten(2), _wide(teacher).flatten(2), dim=2, temperature=temperature)
-    return _mean(divergence.mean(1))
+    divergence = kl_rows(wide(student).flatten(2), wide(teacher).flatten(2), dim=2, temperature=temperature)
+    return row_mean(divergence.mean(1))
 
 
 def pixel_loss(
@@ -136,7 +136,7 @@ def pixel_loss(
     keep: Bool[Tensor, "n h w"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean over the kept pixels (None: all) of T^2 KL(teacher || student) over classes: plain soft targets."""
-    divergence = _kl(_wide(student), _wide(teacher), dim=1, temperature=temperature).flatten()
+    divergence = kl_rows(wide(student), wide(teacher), dim=1, temperature=temperature).flatten()
     return masked_mean(divergence, torch.ones_like(divergence, dtype=torch.bool) if keep is None else keep.flatten())
 
 
@@ -218,7 +218,7 @@ def join_streams(
     else:
         of_edge, of_cell = voters[0] * at_edge, voters[1] * in_body
         share = of_edge / torch.maximum(of_edge, of_cell).clamp_min(1.0)
-    edge_logits, body_logits = _wide(edge_logits), _wide(body_logits)
+    edge_logits, body_logits = wide(edge_logits), wide(body_logits)
     share = share.to(body_logits.dtype).unsqueeze(1)
     return torch.lerp(body_logits, edge_logits.to(body_logits.dtype), share), at_edge | in_body
 
@@ -233,21 +233,6 @@ def _dilate(x: Float[Tensor, "n c h w"], width: int) -> Float[Tensor, "n c h w"]
     reach = width // 2
     columns = functional.max_pool2d(x, (width, 1), stride=1, padding=(reach, 0))
     return functional.max_pool2d(columns, (1, width), stride=1, padding=(0, reach))
-
-
-def _kl(student: Tensor, teacher: Tensor, *, dim: int, temperature: float) -> Tensor:
-    """T^2 KL(teacher || student) of the softened logits along `dim`, in nats; exactly 0 where they are equal."""
-    log_student = functional.log_softmax(student / temperature, dim=dim)
-    log_teacher = functional.log_softmax(teacher / temperature, dim=dim)
-    return (log_teacher.exp() * (log_teacher - log_student)).sum(dim) * temperature**2
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _mean(per_image: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    return masked_mean(per_image, torch.ones_like(per_image, dtype=torch.bool))
 
 
 def _cell_sums(x: Float[Tensor, "n c h w"], factor: int) -> Float[Tensor, "n c cells_h cells_w"]:

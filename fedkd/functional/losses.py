@@ -13,12 +13,36 @@ def masked_mean(values: Float[Tensor, " n"], keep: Bool[Tensor, " n"]) -> Float[
     return (values * keep).sum() / keep.sum().clamp_min(1)
 
 
+def row_mean(values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Mean of all values; 0 with a gradient path where there are none."""
+    return masked_mean(values, torch.ones_like(values, dtype=torch.bool))
+
+
+def wide(x: Tensor) -> Tensor:
+    """Half precision as float32, all else as it is: exponentials and sums overflow half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def target_cross_entropy(
     logits: Float[Tensor, "n c *positions"], targets: Int[Tensor, " n *positions"], *, ignore: int = -100
 ) -> Float[Tensor, ""]:
-    """Cross-entropy in nats, mean over the targets other than `ignore`; 0 with a gradient path where there are none."""
-    total: Tensor = functional.cross_entropy(logits, targets, ignore_index=ignore, reduction="sum")
+    """Cross-entropy in nats, mean over the targets other than `ignore`; 0 with a gradient path where there are none.
+
+    Half precision is computed, and comes back, as float32: a sum over many pixels overflows it.
+    """
+    total: Tensor = functional.cross_entropy(wide(logits), targets, ignore_index=ignore, reduction="sum")
     return total / (targets != ignore).sum().clamp_min(1)
+
+
+def kl_rows(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, dim: int = -1) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)) along `dim` in nats, for every other position.
+
+    Both arguments are logits of one shape; the gradient reaches both, also where a probability underflows to 0. Exactly
+    0 where they are equal. Half precision is computed, and comes back, as float32.
+    """
+    log_student = functional.log_softmax(wide(student) / temperature, dim=dim)
+    log_teacher = functional.log_softmax(wide(teacher) / temperature, dim=dim)
+    return (log_teacher.exp() * (log_teacher - log_student)).sum(dim) * temperature**2
 
 
 def soft_target_rows(
@@ -87,8 +111,7 @@ def soft_target_loss(
 
     Paper: Hinton et al. 2015, sec. 2. Deviation: none. Empty input gives 0 with a gradient path.
     """
-    rows = soft_target_rows(student, (teacher / temperature).softmax(-1), temperature=temperature)
-    return masked_mean(rows, torch.ones_like(rows, dtype=torch.bool))
+    return row_mean(soft_target_rows(student, (teacher / temperature).softmax(-1), temperature=temperature))
 
 
 def class_sums(

@@ -11,11 +11,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from fedkd.functional.losses import masked_mean
+from fedkd.functional.losses import kl_rows, masked_mean, row_mean, wide
 
 TEMPERATURE = 4.0
 IGNORED = -100  # the label of positions without one, torch's own default
@@ -29,22 +29,21 @@ def softened_kl_rows(
     The gradient reaches both arguments, also where a probability underflows to 0. Half precision is computed, and
     comes back, as float32.
     """
-    log_student = functional.log_softmax(_wide(student) / temperature, dim=1)
-    log_teacher = functional.log_softmax(_wide(teacher) / temperature, dim=1)
-    at = (log_teacher.exp() * (log_teacher - log_student)).sum(1)
-    return at.reshape(len(at), math.prod(at.shape[1:])).sum(1) / max(1, math.prod(at.shape[1:])) * temperature**2
+    at = kl_rows(student, teacher, temperature=temperature, dim=1)
+    size = math.prod(at.shape[1:])
+    return at.reshape(len(at), size).sum(1) / max(1, size)
 
 
 def softened_kl(
     student: Float[Tensor, "n c *at"], teacher: Float[Tensor, "n c *at"], *, temperature: float = TEMPERATURE
 ) -> Float[Tensor, ""]:
     """Mean of `softened_kl_rows` over samples: KL4(student, teacher) at the default temperature."""
-    return _mean(softened_kl_rows(student, teacher, temperature=temperature))
+    return row_mean(softened_kl_rows(student, teacher, temperature=temperature))
 
 
 def task_loss(logits: Float[Tensor, "n c *at"], labels: Int[Tensor, " n *at"]) -> Float[Tensor, ""]:
     """Mean cross-entropy over the positions that have a label; those labelled -100 have none."""
-    rows = functional.cross_entropy(_wide(logits), labels, reduction="none", ignore_index=IGNORED)
+    rows = functional.cross_entropy(wide(logits), labels, reduction="none", ignore_index=IGNORED)
     return masked_mean(rows.flatten(), labels.flatten() != IGNORED)
 
 
@@ -71,7 +70,7 @@ def mask_loss(
 
 def gate_probs(gate_logits: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
     """q: how likely the gate finds each teacher for each sample."""
-    return _wide(gate_logits).softmax(dim=1)
+    return wide(gate_logits).softmax(dim=1)
 
 
 def top_picks(probs: Float[Tensor, "n e"], *, k: int) -> Int[Tensor, "n k"]:
@@ -104,14 +103,14 @@ def routed_loss(
     """
     picks = top_picks(probs, k=k)
     if gate_grad == "none":
-        return _mean(_divergence_to(picks, student, teachers, temperature).mean(1)), picks
+        return row_mean(_divergence_to(picks, student, teachers, temperature).mean(1)), picks
     if picks.shape[1] > 1:
         divergence = _divergence_to(picks, student, teachers, temperature)
-        return _mean((divergence * _renormalised(probs, picks)).sum(1)), picks
+        return row_mean((divergence * _renormalised(probs, picks)).sum(1)), picks
     pair = top_picks(probs, k=2)
     divergence = _divergence_to(pair, student, teachers, temperature)
     compared = (divergence.detach() * _renormalised(probs, pair)).sum(1)
-    return _mean(divergence[:, 0] + compared - compared.detach()), pair[:, :1]
+    return row_mean(divergence[:, 0] + compared - compared.detach()), pair[:, :1]
 
 
 def mixture_loss(
@@ -138,7 +137,7 @@ def load_balance_kl(probs: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
     """
     if not len(probs):
         return probs.sum()
-    share = _wide(probs).mean(0)
+    share = wide(probs).mean(0)
     share = share.clamp_min(torch.finfo(share.dtype).tiny)  # a share that underflows costs much, not infinity
     uniform = 1.0 / len(share)
     return (uniform * (math.log(uniform) - share.log())).mean()
@@ -148,7 +147,7 @@ def load_balance_cv(probs: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
     """Coefficient of variation of the summed q: standard deviation (unbiased) over mean; 0 for a single teacher."""
     if not len(probs) or probs.shape[1] == 1:
         return 0.0 * probs.sum()
-    importance = _wide(probs).sum(0)
+    importance = wide(probs).sum(0)
     return importance.std() / importance.mean()
 
 
@@ -169,11 +168,6 @@ def routing_frequency(picks: Int[Tensor, "n k"], *, num_teachers: int) -> Float[
     return counts / counts.sum().clamp_min(1)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Half precision as float32: its squared temperature times a large gap would overflow."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def _divergence_to(picks: Tensor, student: Tensor, teachers: Tensor, temperature: float) -> Float[Tensor, "n k"]:
     sample = torch.arange(len(picks), device=picks.device)
     ranks = teachers.detach()[picks.T, sample]  # (k, n, c, *at)
@@ -183,8 +177,3 @@ def _divergence_to(picks: Tensor, student: Tensor, teachers: Tensor, temperature
 def _renormalised(probs: Tensor, picks: Tensor) -> Float[Tensor, "n k"]:
     picked = probs.gather(1, picks)
     return picked / picked.sum(1, keepdim=True)
-
-
-def _mean(rows: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    keep: Bool[Tensor, " n"] = torch.ones_like(rows, dtype=torch.bool)
-    return masked_mean(rows, keep)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from fedkd.functional.losses import masked_mean, soft_target_rows
+from fedkd.functional.losses import row_mean, soft_target_rows, wide
 
 EPS = 1e-8  # of the norms, the denominator and the logarithm, as in the authors' code
 UNRELATED = 0.0  # the cosine of items that have nothing in common
@@ -21,7 +21,7 @@ UNRELATED = 0.0  # the cosine of items that have nothing in common
 
 def unit_rows(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Each row over its length plus 1e-8, so that a row of zeros stays zeros."""
-    x = _wide(x)
+    x = wide(x)
     lengths: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return x / (lengths + EPS)
 
@@ -43,14 +43,14 @@ def nt_xent(rows: Float[Tensor, "2*n d"], *, temperature: float = 0.5, eps: floa
         raise ValueError(f"{len(rows)} rows, expected two views of each image: an even number")
     if not size:
         return rows.sum()
-    rows = _wide(rows)
+    rows = wide(rows)
     itself = torch.eye(2 * size, dtype=torch.bool, device=rows.device)
     exponents = (rows @ rows.T / temperature).masked_fill(itself, -math.inf)
     largest = exponents.detach().amax(1, keepdim=True)
     shifted = (exponents - largest).exp()
     share = shifted / (shifted.sum(1, keepdim=True) + eps * (-largest).exp())
     partner = torch.arange(2 * size, device=rows.device).roll(size)
-    return _mean(-(share.gather(1, partner[:, None]).squeeze(1) + eps).log())
+    return row_mean(-(share.gather(1, partner[:, None]).squeeze(1) + eps).log())
 
 
 def class_scores(
@@ -86,7 +86,7 @@ def margin_weights(scores: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
     Raises:
         ValueError: a row without any class that has labelled items.
     """
-    scores = _wide(scores.detach())
+    scores = wide(scores.detach())
     if not len(scores):
         return scores.new_zeros(0)
     if scores.isneginf().all(1).any():
@@ -99,14 +99,14 @@ def margin_weights(scores: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
 
 def cross_entropy_rows(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """CE(f(x), y) per row in nats."""
-    return functional.cross_entropy(_wide(logits), labels, reduction="none")
+    return functional.cross_entropy(wide(logits), labels, reduction="none")
 
 
 def weighted_cross_entropy(
     logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], weights: Float[Tensor, " n"]
 ) -> Float[Tensor, ""]:
     """mean_u[w(u) CE(f(u), yhat(u))] over the batch size, not over the sum of the weights, which are detached."""
-    return _mean(weights.detach() * cross_entropy_rows(logits, labels))
+    return row_mean(weights.detach() * cross_entropy_rows(logits, labels))
 
 
 def student_loss(
@@ -117,7 +117,7 @@ def student_loss(
     weights: Float[Tensor, " n"],
 ) -> Float[Tensor, ""]:
     """CE(f(x_l), y_l) + mean_u[w(u) CE(f(u), yhat(u))]; a part without rows counts 0. Weights are not normalised."""
-    return _mean(cross_entropy_rows(labelled, labels)) + weighted_cross_entropy(unlabelled, pseudo, weights)
+    return row_mean(cross_entropy_rows(labelled, labels)) + weighted_cross_entropy(unlabelled, pseudo, weights)
 
 
 def weighted_divergence(
@@ -128,8 +128,8 @@ def weighted_divergence(
     The term of the federation: what the other clients say of the proxy items, with this client's own weights. Teacher
     and weights are detached.
     """
-    rows = soft_target_rows(_wide(logits), _wide(teacher.detach()).softmax(1), temperature=1.0)
-    return _mean(weights.detach() * rows)
+    rows = soft_target_rows(wide(logits), wide(teacher.detach()).softmax(1), temperature=1.0)
+    return row_mean(weights.detach() * rows)
 
 
 def promotion_share(iteration: int, *, alpha: float, split: int) -> float:
@@ -174,12 +174,3 @@ def positions(ids: Int[Tensor, " n"], *, among: Int[Tensor, " m"]) -> Int[Tensor
     if len(missing):
         raise ValueError(f"{len(missing)} ids have no row, the first is {missing[0].item()}")
     return at[found]
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Half precision as float32: its exponentials overflow and its cosines are coarser than the margins."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _mean(rows: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    return masked_mean(rows, torch.ones_like(rows, dtype=torch.bool))

@@ -14,7 +14,7 @@ from fedkd.methods.schedule import ScheduleConfig
 from fedkd.models.roles import ModelRole as ModelRole  # trainers declare theirs from here
 from fedkd.rows import Knowledge, Rows, Share, Stream
 from fedkd.tasks.base import Evaluation, Task
-from fedkd.types import Ids, Metrics
+from fedkd.types import Flat, Ids, Metrics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,10 +69,21 @@ class Context:
         return min(1.0, (self.round_id + done) / self.rounds)
 
 
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """Where a method comes from and what is special about what it exchanges, for `fedkd list methods`."""
+
+    paper: str  # authors, title, venue; a number of arXiv where there is one
+    year: int
+    selects: str  # what it chooses of its outputs before they leave: "kept tokens", "nothing: the filter does"
+    exchanges: str  # what goes up and what comes down, in a few words
+
+
 class LocalTrainer(ABC):
     """Trains a client's own model and says what it thinks. Construct with `cls(config)`; keeps no state of its own."""
 
     Config: ClassVar[type]
+    about: ClassVar[About]  # where it comes from, for listings
     tasks: ClassVar[frozenset[str]]  # names of the tasks that it can train
     needs: ClassVar[frozenset[str]] = frozenset({"train"})  # roles that the client's data must have
     models: ClassVar[tuple[ModelRole, ...]] = (ModelRole(name="student"),)  # built and checked before a run starts
@@ -84,6 +95,9 @@ class LocalTrainer(ABC):
     metric_higher_is_better: ClassVar[bool] = True  # of a metric of its own
     needs_full_proxy: ClassVar[bool] = False  # true: `predict` sees every asked row, not only the accepted ones
     rows_stand_alone: ClassVar[bool] = True  # false: a row depends on its batch, so `predict` sees every asked row
+    toy_options: ClassVar[
+        Flat
+    ] = {}  # `<group>.<key>` with which it is quick and learns on tiny data, for fedkd.testing
 
     @abstractmethod
     def init(self, ctx: Context) -> State:

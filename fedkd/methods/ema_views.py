@@ -13,7 +13,7 @@ from fedkd.checks import check_choice, check_range
 from fedkd.data.base import Samples
 from fedkd.functional.aggregation import softmax
 from fedkd.functional.losses import soft_target_rows
-from fedkd.methods.base import Context, LocalTrainer, ModelRole, State
+from fedkd.methods.base import About, Context, LocalTrainer, ModelRole, State
 from fedkd.methods.evaluation import evaluate_rows
 from fedkd.methods.local_training import ORDERS, distil_loss, private_loss, student_optimizer, train_round
 from fedkd.methods.taught import Taught
@@ -54,6 +54,12 @@ class EmaViews(LocalTrainer):
     """
 
     Config: ClassVar[type] = EmaViewsConfig
+    about = About(
+        paper="Tarvainen, Valpola: Mean Teachers Are Better Role Models, arXiv 1703.01780",
+        year=2017,
+        selects="nothing itself: the client's filter does; rows weigh by class counts",
+        exchanges="probabilities of the student and of its running average; the weighted mean of both",
+    )
     tasks = frozenset({"classification"})
     kinds = frozenset({"probs"})
     models = (ModelRole(name="student"), ModelRole(name=EMA, source="copy_of_student"))

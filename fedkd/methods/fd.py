@@ -12,7 +12,7 @@ from torch import Tensor
 from fedkd.checks import check_range
 from fedkd.data.base import Samples
 from fedkd.functional.losses import class_sums, masked_mean, soft_target_rows
-from fedkd.methods.base import Context, LocalTrainer, State
+from fedkd.methods.base import About, Context, LocalTrainer, State
 from fedkd.methods.evaluation import evaluate_rows
 from fedkd.methods.local_training import student_optimizer, train_round
 from fedkd.models.optimizers import load_optimizer, optimizer_state
@@ -42,6 +42,12 @@ class FederatedDistillation(LocalTrainer):
     """
 
     Config: ClassVar[type] = FdConfig
+    about = About(
+        paper="Jeong et al.: Communication-Efficient On-Device Machine Learning, arXiv 1811.11479",
+        year=2018,
+        selects="nothing: one row for each class that the client has",
+        exchanges="mean logits by class; the mean over the other clients",
+    )
     tasks = frozenset({"classification"})
     space = "class"
     kinds = frozenset({"logits"})

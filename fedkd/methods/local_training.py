@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -87,6 +87,23 @@ def distil_loss(ctx: Context, model: nn.Module, taught: Taught, rows_loss: RowsL
     return loss
 
 
+def step(optimizer: optim.Optimizer, loss: Tensor, *, clip_norm: float = 0.0) -> None:
+    """One step of the optimiser down the gradient of `loss`, whose norm over all its parameters is clipped if asked."""
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    if clip_norm:
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
+    optimizer.step()
+
+
+def mean_losses(steps: Mapping[str, Sequence[Tensor]]) -> Metrics:
+    """The mean of each series of losses that has any.
+
+    One transfer for all: reading each loss as it comes would wait for the device at every step.
+    """
+    return {name: float(torch.stack(list(values)).detach().mean()) for name, values in steps.items() if values}
+
+
 def train_round(
     ctx: Context,
     model: nn.Module,
@@ -152,15 +169,10 @@ def train_round(
         if distil is not None and distil_index is not None:
             losses["distil_loss"].append(distil(distil_index))
             terms.append(kd_weight * losses["distil_loss"][-1])
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(torch.stack(terms).sum())
-        if plan.clip_norm:
-            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], plan.clip_norm)
-        optimizer.step()
+        step(optimizer, torch.stack(terms).sum(), clip_norm=plan.clip_norm)
         if after_step:
             after_step()
-    # One transfer for the whole round: reading each loss as it comes would wait for the device at every step.
-    return {name: float(torch.stack(values).detach().mean()) for name, values in losses.items() if values}
+    return mean_losses(losses)
 
 
 def _in_order(order: str, private: Iterator[Ids], distil: Iterator[Ids]) -> Iterator[tuple[Ids | None, Ids | None]]:

@@ -16,7 +16,7 @@ from fedkd.errors import ConfigError
 from fedkd.functional.aggregation import softmax
 from fedkd.functional.losses import mae_rows, mse_rows, soft_cross_entropy_rows, soft_target_rows
 from fedkd.functional.teachers import heard_columns, teacher_probs
-from fedkd.methods.base import Context, LocalTrainer, State
+from fedkd.methods.base import About, Context, LocalTrainer, State
 from fedkd.methods.evaluation import evaluate_rows
 from fedkd.methods.local_training import ORDERS, RowsLoss, distil_loss, private_loss, student_optimizer, train_round
 from fedkd.methods.taught import Taught
@@ -61,6 +61,12 @@ class SoftTargets(LocalTrainer):
     """The client update of EdgeFD, Selective-FD, FedMD and DS-FL; what differs between them is configuration."""
 
     Config: ClassVar[type] = SoftTargetsConfig
+    about = About(
+        paper="Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv 1503.02531",
+        year=2015,
+        selects="nothing itself: the client's filter does",
+        exchanges="logits, probabilities or classes of proxy rows; the aggregate of the same",
+    )
     tasks = frozenset({"classification", "segmentation", "language", "image_text"})
 
     def __init__(self, config: SoftTargetsConfig) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 from torch import Tensor, nn
 
 
@@ -19,17 +15,3 @@ def token_logits(model: nn.Module, ids: Tensor) -> Tensor:
     output = model(ids)
     logits: Tensor = output if isinstance(output, Tensor) else output.logits
     return logits
-
-
-@contextmanager
-def frozen(*models: nn.Module) -> Iterator[None]:
-    """Inside, the models are in evaluation mode and nothing records gradients; each module's mode comes back after."""
-    modes = {module: module.training for model in models for module in model.modules()}
-    try:
-        for model in models:
-            model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

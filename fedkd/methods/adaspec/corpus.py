@@ -16,7 +16,8 @@ from fedkd.functional.adaspec import (
     label_mask,
     label_rows,
 )
-from fedkd.methods.adaspec.causal import frozen, token_logits
+from fedkd.methods.adaspec.causal import token_logits
+from fedkd.models.frozen import frozen
 
 KlRows: TypeAlias = Callable[[Tensor], Tensor]  # a model's logits (n, c) on label tokens -> divergences (n,) in nats
 Teacher: TypeAlias = Callable[[Tensor, Tensor, Tensor], KlRows]  # positions (b,) in the corpus, ids and labels there
@@ -57,7 +58,7 @@ def live_teacher(target: nn.Module) -> Teacher:
     """The target itself, asked for each batch without gradients."""
 
     def teacher(at: Tensor, ids: Tensor, labels: Tensor) -> KlRows:  # noqa: ARG001 - the live target needs no place
-        with frozen(target):
+        with torch.no_grad(), frozen(target):
             rows = label_rows(token_logits(target, ids), labels)
         return lambda model_rows: forward_kl_rows(model_rows, rows)
 

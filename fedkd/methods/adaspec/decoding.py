@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.functional.speculative import accepted_lengths, drawn, residual_probs, sampled_passes
-from fedkd.methods.adaspec.causal import frozen, token_logits
+from fedkd.methods.adaspec.causal import token_logits
+from fedkd.models.frozen import frozen
 
 # Ids (r, t), room for a block included, and lengths (r,) of the prefixes -> tokens (r, gamma + 1): the proposals, and
 # at the place after those that stand the target's own; how many stand (r,).
@@ -92,7 +93,7 @@ def greedy_decode(
         ValueError: an empty prompt, or `gamma` below 1.
     """
     block = functools.partial(_greedy_block, draft, target, gamma)
-    with frozen(draft, target):
+    with torch.no_grad(), frozen(draft, target):
         return _decode(block, list(prompts), max_new_tokens=max_new_tokens, gamma=gamma, end=end)
 
 
@@ -114,7 +115,7 @@ def sampled_decode(
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}, expected more than 0; `greedy_decode` is its limit at 0")
     block = functools.partial(_sampled_block, draft, target, gamma, temperature, rng)
-    with frozen(draft, target):
+    with torch.no_grad(), frozen(draft, target):
         return _decode(block, list(prompts), max_new_tokens=max_new_tokens, gamma=gamma, end=end)
 
 

@@ -20,10 +20,11 @@ from torch.nn import functional
 from fedkd.functional.adaspec import label_mask, label_rows, select_tokens, selected_loss
 from fedkd.functional.batching import batch_starts
 from fedkd.functional.losses import masked_mean
-from fedkd.methods.adaspec.causal import frozen, token_logits
+from fedkd.methods.adaspec.causal import token_logits
 from fedkd.methods.adaspec.config import AdaSpecConfig
 from fedkd.methods.adaspec.corpus import Corpus, token_batches, token_sequences
 from fedkd.methods.local_training import batches
+from fedkd.models.frozen import frozen
 from fedkd.types import Metrics
 
 Totals: TypeAlias = dict[str, tuple[Tensor, Tensor]]  # name -> sum and number of what it averages
@@ -161,7 +162,7 @@ def train_draft(
     def loss(at: Tensor) -> tuple[Tensor, Totals]:
         parts = token_batches(corpora, at, device=device)
         values = torch.cat([part.divergence(draft) for part in parts])
-        with frozen(reference):
+        with torch.no_grad(), frozen(reference):
             delta = values.detach() - torch.cat([part.divergence(reference) for part in parts])
         keep = select_tokens(
             delta,

@@ -22,10 +22,11 @@ from fedkd.functional.mst_distill import (
     routing_frequency,
     task_loss,
 )
-from fedkd.methods.local_training import batches
+from fedkd.methods.local_training import batches, step
 from fedkd.methods.mst_distill.config import MSTDistillConfig
-from fedkd.methods.mst_distill.loops import Streams, answers, epoch, mean_of, step
-from fedkd.methods.mst_distill.mixture import Paired, ProxyItems, Specialists, frozen
+from fedkd.methods.mst_distill.loops import Streams, answers, epoch, mean_of
+from fedkd.methods.mst_distill.mixture import Paired, ProxyItems, Specialists
+from fedkd.models.frozen import frozen
 from fedkd.models.pool import snapshot
 from fedkd.types import Ids, Metrics
 

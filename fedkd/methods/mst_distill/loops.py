@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, optim
+from torch import Tensor
 
 from fedkd.errors import ConfigError
 from fedkd.functional.batching import batch_starts
@@ -21,13 +21,6 @@ Streams: TypeAlias = Callable[[str], np.random.Generator]  # a generator by name
 def epoch(rng: np.random.Generator, size: int, batch: int) -> Iterator[Ids]:
     """The batches of one shuffled pass, as positions."""
     return batches(rng, size, batch, len(batch_starts(size, batch)))
-
-
-def step(optimizer: optim.Optimizer, loss: Tensor) -> None:
-    """One step down `loss`."""
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    optimizer.step()
 
 
 @torch.no_grad()

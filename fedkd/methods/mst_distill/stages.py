@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn, optim
 
 from fedkd.functional.mst_distill import TEMPERATURE, cotraining_loss, mask_loss, softened_kl_rows
-from fedkd.methods.mst_distill.loops import Streams, answers, epoch, mean_of, other, step
-from fedkd.methods.mst_distill.mixture import Networks, Paired, Specialists, frozen
+from fedkd.methods.local_training import step
+from fedkd.methods.mst_distill.loops import Streams, answers, epoch, mean_of, other
+from fedkd.methods.mst_distill.mixture import Networks, Paired, Specialists
+from fedkd.models.frozen import frozen
 from fedkd.models.pool import snapshot
 from fedkd.types import Ids
 

@@ -5,8 +5,9 @@ from torch import nn
 from fedkd.errors import ConfigError
 from fedkd.methods.mst_distill.config import MSTDistillConfig
 from fedkd.methods.mst_distill.hooks import plugged
-from fedkd.methods.mst_distill.mixture import Networks, Specialists, build_specialists, frozen
+from fedkd.methods.mst_distill.mixture import Networks, Specialists, build_specialists
 from fedkd.methods.mst_distill.networks import MaskNet2d, PairedTeacher, UnimodalNet
+from fedkd.models.frozen import frozen
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
