@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from fedkd.compose import SIMULATIONS, compose, load_file
+from fedkd.compose import SIMULATIONS, compose, experiment_names
+from fedkd.experiment import load_file
 from fedkd.federation.preflight import preflight
 from fedkd.methods import METHODS
 from fedkd.presets import PRESETS
 
-EXPERIMENTS = sorted(path.relative_to(SIMULATIONS).with_suffix("").as_posix() for path in SIMULATIONS.rglob("*.toml"))
+EXPERIMENTS = experiment_names()
 MOST_LINES = 400
 IN_PRESETS = {str(preset.values.get("method.name", "soft_targets")) for preset in PRESETS.values()}
 
