@@ -6,11 +6,11 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,7 +63,7 @@ def run(
     from fedkd.report.folder import default_run_path
     from fedkd.runner import conduct_locally, open_run, start_run
 
-    conduct = conduct_locally
+    conduct: Callable[..., dict[str, Any]] = conduct_locally
     if engine is Engine.flower:
         from fedkd.flower_run import check_flower_engine, run_on_flower
 

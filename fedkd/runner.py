@@ -60,7 +60,9 @@ def open_run(out: Path) -> Run:
     return Run(experiment, preflight(experiment), folder)
 
 
-def conduct(run: Run, fleet: Fleet, *, engine: str, listeners: Sequence[Listener] = ()) -> Summary:
+def conduct(
+    run: Run, fleet: Fleet, *, engine: str, listeners: Sequence[Listener] = (), with_report: bool = True
+) -> Summary:
     """Run over a fleet, from where the folder's checkpoints say, to summary, plots and report."""
     folder = run.folder
     paths = RunPaths(state_root=folder.state, partition=folder.partition_npz, checkpoints=folder.checkpoints)
@@ -69,10 +71,11 @@ def conduct(run: Run, fleet: Fleet, *, engine: str, listeners: Sequence[Listener
             Coordinator(run.experiment, fleet, plan=run.plan, paths=paths, emitter=events).run()
         name, higher = metric_of(run.experiment)
         summary = write_summary(folder, engine=engine, metric_name=name, higher_is_better=higher)
-        try:
-            write_report(folder)
-        except MissingExtraError as error:
-            _log.warning("no plots and no report: %s", error)
+        if with_report:
+            try:
+                write_report(folder)
+            except MissingExtraError as error:
+                _log.warning("no plots and no report: %s", error)
     return summary
 
 
@@ -84,11 +87,11 @@ def rewind(run: Run) -> None:
         events.rewind(progress.position if progress else {"metrics": 0, "timings": 0})
 
 
-def conduct_locally(run: Run, *, listeners: Sequence[Listener] = ()) -> Summary:
+def conduct_locally(run: Run, *, listeners: Sequence[Listener] = (), with_report: bool = True) -> Summary:
     """`conduct` over a LocalFleet of the configured size."""
     settings = run.experiment.engine
     with LocalFleet(workers=settings.workers, clients_per_node=run.experiment.core.clients_per_node) as fleet:
-        return conduct(run, fleet, engine="local", listeners=listeners)
+        return conduct(run, fleet, engine="local", listeners=listeners, with_report=with_report)
 
 
 def run(experiment: Experiment, out: Path, *, listeners: Sequence[Listener] = ()) -> Summary:

@@ -11,11 +11,13 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TypeAlias
 
 from fedkd.errors import FedKDError
 
+Handler: TypeAlias = Callable[[bytes, bytes], bytes]
 _LENGTH = struct.Struct("<Q")
 
 
@@ -30,14 +32,14 @@ class Worker:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls) -> Worker:
-        """A new child; it inherits standard error, so that its complaints are seen.
+    def start(cls, module: str = "fedkd.federation.worker") -> Worker:
+        """A new child that runs `module`, which calls `serve`; it inherits standard error, so that complaints are seen.
 
         It leads a process group: Ctrl-C is the parent's affair, and what a trainer starts can be ended with it.
         """
         return cls(
             subprocess.Popen(
-                [sys.executable, "-m", "fedkd.federation.worker"],
+                [sys.executable, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 process_group=0,
@@ -91,22 +93,20 @@ class Worker:
                 pipe.close()
 
 
-def main() -> None:
-    """Answer requests from standard input until it closes."""
+def serve(start: Callable[[], Handler]) -> None:
+    """Answer requests from standard input until it closes, with what `start` makes."""
     import torch
-
-    from fedkd.federation.host import ClientHost
 
     torch.set_num_threads(1)
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not land among the frames
-    host = ClientHost()
+    handle = start()
     while (common := _receive(requests)) is not None:
         cohort = _receive(requests)
         if cohort is None:
             return
-        _send(replies, host.handle(common, cohort))
+        _send(replies, handle(common, cohort))
 
 
 def _send(pipe: IO[bytes], data: bytes) -> None:
@@ -125,5 +125,11 @@ def _receive(pipe: IO[bytes]) -> bytes | None:
     return data if len(data) == length else None
 
 
+def _clients() -> Handler:
+    from fedkd.federation.host import ClientHost
+
+    return ClientHost().handle
+
+
 if __name__ == "__main__":
-    main()
+    serve(_clients)

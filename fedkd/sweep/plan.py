@@ -1,0 +1,193 @@
+"""From a sweep file to its cells: what is varied, and every combination of it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedkd.compose import compose
+from fedkd.errors import ConfigError, DataError, MissingExtraError
+from fedkd.experiment import CHOICES, PLAIN, Experiment, flatten
+from fedkd.federation.preflight import preflight
+from fedkd.lookup import nearest
+from fedkd.types import Flat, Scalar
+
+# Keys that change no number of a run: a cell that was measured elsewhere, or with other paths, counts all the same.
+_NEUTRAL = ("engine.", "checkpoint.", "device", "data.root", "proxy.root", "filter.checkpoint")
+GROUPS = frozenset({*PLAIN, *CHOICES})
+_TABLES = ("sweep", "base", "axes", "published")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cell:
+    """One combination.
+
+    Attributes:
+        labels: axis -> the value as a person reads it, in the order of the axes.
+        values: flat keys, those of [base] included.
+    """
+
+    labels: Mapping[str, str]
+    values: Flat
+    origin: str
+
+    @property
+    def name(self) -> str:
+        """Of its file: the labels, with what a file name cannot hold replaced."""
+        parts = (f"{axis}={text}" for axis, text in self.labels.items())
+        return re.sub(r"[^\w.=,()-]+", "_", ",".join(parts))
+
+    def experiment(self, extra: Flat = {}) -> Experiment:  # noqa: B006 - never changed
+        """The experiment of this cell; ConfigError that names the cell where it makes none."""
+        values = {**self.values, **extra}
+        named = str(values.pop("experiment", ""))
+        try:
+            return compose(experiment=named, overrides={self.origin: values}).check()
+        except ConfigError as error:
+            raise ConfigError(f"cell {self.name}: {error}", key=error.key) from error
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sweep:
+    """A whole table of cells.
+
+    Attributes:
+        axes: names of what is varied, in order; `seed` is always one.
+        published: figures of others: the labels of the cells that each belongs to, `value`, `source`, `note`.
+    """
+
+    name: str
+    title: str
+    axes: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    published: tuple[Mapping[str, Any], ...] = ()
+
+
+def load_sweep(path: Path, overrides: Flat = {}) -> Sweep:  # noqa: B006 - never changed
+    """The sweep that a TOML file describes.
+
+    [base] holds keys of every cell, flat or by group, and may name an `experiment`. [axes] holds lists: of values for a
+    key (`preset`, "model.hidden"), of names for a group (`partition = ["strong", "iid"]`), or of tables for a group
+    (`partition = [{ name = "dirichlet", alpha = 0.1 }]`), in which a `label` is what people read. Every combination of
+    the axes is a cell. `overrides` are keys of every cell that win over all else.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"sweep {path} cannot be read: {error.strerror}; check the path", key="sweep") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"sweep {path} is no valid TOML: {error}", key="sweep") from error
+    for table in tree:
+        if table not in _TABLES:
+            raise ConfigError(
+                f"sweep {path} has a table or key {table!r}{nearest(table, _TABLES)} Expected: {', '.join(_TABLES)}",
+                key=table,
+            )
+    origin = f"sweep {path}"
+    base = {**flatten(tree.get("base", {}), origin=origin), **overrides}
+    axes = _axes(tree.get("axes", {}), path, fixed=overrides)
+    cells = tuple(
+        Cell(
+            labels={axis: label for axis, (label, _) in zip(axes, chosen, strict=True)},
+            values={**base, **{key: value for _, values in chosen for key, value in values.items()}, **overrides},
+            origin=origin,
+        )
+        for chosen in itertools.product(*axes.values())
+    )
+    names = [cell.name for cell in cells]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(
+            f"{origin}: two cells are called {twice!r}; give the values of an axis different labels", key="axes"
+        )
+    about = tree.get("sweep", {})
+    return Sweep(
+        name=str(about.get("name", path.stem)),
+        title=str(about.get("title", path.stem)),
+        axes=tuple(axes),
+        cells=cells,
+        published=tuple(tree.get("published", ())),
+    )
+
+
+def check_sweep(sweep: Sweep) -> None:
+    """Check every cell as far as that can be done without running it; data and models once for all seeds of a setting.
+
+    Raises:
+        ConfigError, DataError, MissingExtraError: the first cell that cannot run, by name, before anything runs.
+    """
+    seen: set[str] = set()
+    for cell in sweep.cells:
+        experiment = cell.experiment()
+        setting = fingerprint(experiment, without=("seed",))
+        if setting in seen:
+            continue
+        seen.add(setting)
+        try:
+            preflight(experiment)
+        except ConfigError as error:
+            raise ConfigError(f"cell {cell.name}: {error}", key=error.key) from error
+        except (DataError, MissingExtraError) as error:
+            raise type(error)(f"cell {cell.name}: {error}") from error
+
+
+def fingerprint(experiment: Experiment, *, without: Sequence[str] = ()) -> str:
+    """Digest of all keys that a run's numbers depend on."""
+    flat = {
+        key: value for key, value in experiment.flat().items() if not key.startswith(_NEUTRAL) and key not in without
+    }
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
+
+
+def _axes(tree: Mapping[str, Any], path: Path, *, fixed: Flat) -> dict[str, list[tuple[str, dict[str, Scalar]]]]:
+    """Axis -> (label, keys) of each of its values; the seed last, one seed where none is named."""
+    axes: dict[str, list[tuple[str, dict[str, Scalar]]]] = {}
+    for axis, given in _listed(tree, path):
+        if not isinstance(given, list) or not given:
+            raise ConfigError(
+                f"sweep {path}: axis {axis!r} is {given!r}, expected a list of one or more values", key=axis
+            )
+        axes[axis] = [_value(axis, value, path) for value in given]
+    if "seed" in fixed:
+        axes["seed"] = [(str(fixed["seed"]), {"seed": fixed["seed"]})]
+    seeds = axes.pop("seed", [("0", {"seed": 0})])
+    return {**axes, "seed": seeds}
+
+
+def _listed(tree: Mapping[str, Any], path: Path, prefix: str = "") -> list[tuple[str, Any]]:
+    """The axes by full name: TOML reads `model.hidden = [...]` as a table in a table."""
+    found: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found += _listed(value, path, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", value))
+    return found
+
+
+def _value(axis: str, value: Any, path: Path) -> tuple[str, dict[str, Scalar]]:
+    """The label and the keys of one value."""
+    if isinstance(value, Mapping):
+        inner = dict(value)
+        label = inner.pop("label", None)
+        keys = flatten({axis: inner} if axis in GROUPS else inner, origin=f"sweep {path}, axis {axis}")
+        if label is None:
+            name = inner.get("name", "")
+            rest = ",".join(f"{key}={part}" for key, part in inner.items() if key != "name")
+            label = f"{name}({rest})" if name and rest else str(name) or rest
+        return str(label), keys
+    if isinstance(value, bool | int | float | str):
+        return str(value), {f"{axis}.name" if axis in GROUPS else axis: value}
+    raise ConfigError(
+        f"sweep {path}: axis {axis!r} holds {value!r}, expected single values or tables of keys", key=axis
+    )
