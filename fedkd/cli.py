@@ -1,4 +1,4 @@
-"""The command line: run, report, list, bench, doctor. Commands parse and print; the work is elsewhere."""
+"""The command line: run, compare, report, list, bench, doctor. Commands parse and print; the work is elsewhere."""
 
 from __future__ import annotations
 
@@ -97,6 +97,49 @@ def report(
 
     for path in runs:
         typer.echo(write_report(RunFolder.open(path)))
+
+
+@app.command()
+def compare(
+    sweep: Annotated[str, typer.Argument(help="A TOML file, or the name of one in simulations/compare/.")],
+    config: Annotated[
+        list[str] | None,
+        typer.Option("--config", "-c", metavar="KEY=VALUE", help="A key for every cell; repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the cells; goes on where it holds some. \\[default: runs/compare-<name>]",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Cells that run side by side on this machine.")] = 2,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Run the cells on Ray: on the cluster at RAY_ADDRESS, else here.")
+    ] = False,
+    cpus_per_cell: Annotated[float, typer.Option(min=0.1, help="With --ray: CPUs that a cell takes.")] = 1.0,
+    gpus_per_cell: Annotated[
+        float, typer.Option(min=0.0, help="With --ray: GPUs, or a share of one, that a cell takes.")
+    ] = 0.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every cell, list what would run, and leave.")
+    ] = False,
+) -> None:
+    """Run every cell of a sweep and compare: methods, partitions, data sets, seeds, or any other keys.
+
+    Finished cells are kept as JSON files and never run again: start a sweep that was stopped again, and it goes on.
+    """
+    from fedkd.compose import parse_overrides
+    from fedkd.sweep.command import run_compare
+
+    run_compare(
+        sweep,
+        overrides=parse_overrides(config or []),
+        out=out,
+        workers=workers,
+        ray_share=(cpus_per_cell, gpus_per_cell) if ray else None,
+        is_dry=dry_run,
+    )
 
 
 class Kind(StrEnum):
