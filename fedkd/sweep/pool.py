@@ -41,6 +41,7 @@ def run_locally(cells: Sequence[Cell], *, workers: int) -> Iterator[Done]:
                     done.put((cell, json.loads(child.ask(json.dumps(job_of(cell)).encode(), b""))))
                 except WorkerDiedError as error:
                     done.put((cell, str(error)))
+                    child.stop()  # it is dead: its pipes are closed
                     child = None
         if child is not None:
             child.stop()

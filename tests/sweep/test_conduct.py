@@ -98,7 +98,7 @@ def test_a_worker_that_dies_costs_its_cell_alone(small: Sweep, tmp_path: Path) -
     cell = small.cells[0]
     values = {**cell.values, "method.name": "tests.doubles:Faulty", "method.fault": "die", "method.clients": "all"}
     dying = Cell(labels={"preset": "dying"}, values=values | {"method.rounds": "0"}, origin="the test")
-    answers = dict((each.name, answer) for each, answer in run_locally([dying, *small.cells[:2]], workers=1))
+    answers = {each.name: answer for each, answer in run_locally([dying, *small.cells[:2]], workers=1)}
     assert "ended with code" in str(answers[dying.name])
     assert all(not isinstance(answers[each.name], str) for each in small.cells[:2])
 
