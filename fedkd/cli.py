@@ -53,6 +53,10 @@ def run(
         Path | None,
         typer.Option(help="Go on with the run in this folder, from its last checkpoint.", show_default=False),
     ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(help="Also send the numbers to tensorboard, wandb or trackio. Repeatable.", show_default=False),
+    ] = None,
 ) -> None:
     """Run one experiment: progress, a table, and a run folder with summary, plots and report.
 
@@ -61,6 +65,7 @@ def run(
     from fedkd.compose import compose, parse_overrides
     from fedkd.report.console import Progress, print_summary
     from fedkd.report.folder import default_run_path
+    from fedkd.report.sinks import open_sinks
     from fedkd.runner import conduct_locally, open_run, start_run
 
     conduct: Callable[..., dict[str, Any]] = conduct_locally
@@ -79,8 +84,12 @@ def run(
         composed = compose(experiment=experiment, overrides={"the command line": parse_overrides(config or [])})
         started = start_run(composed, out or default_run_path(composed.core.preset, datetime.now()))
     try:
-        with _warnings_shown(), Progress(started.experiment.core.rounds) as progress:
-            summary = conduct(started, listeners=[progress])
+        with (
+            _warnings_shown(),
+            Progress(started.experiment.core.rounds) as progress,
+            open_sinks(sink or [], started.folder, started.experiment.flat()) as others,
+        ):
+            summary = conduct(started, listeners=[progress, *others])
     except KeyboardInterrupt:
         typer.echo(f"fedkd: stopped; go on with: fedkd run --resume {started.folder.path} --engine {engine}", err=True)
         raise typer.Exit(130) from None
