@@ -151,6 +151,51 @@ def compare(
     )
 
 
+@app.command()
+def tune(
+    experiment: Annotated[str, typer.Argument(help="A TOML file, or the name of one in simulations/.")] = "",
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--space",
+            "-s",
+            metavar="KEY=RANGE",
+            help="schedule.lr=log:1e-4..1e-1, model.hidden=8..64, method.loss=kl|mse",
+        ),
+    ] = None,
+    config: Annotated[
+        list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Override a key; repeatable.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls included.")] = 20,
+    validation: Annotated[float, typer.Option(help="Share of the training data that trials are judged on.")] = 0.2,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study. \\[default: runs/tune]", show_default=False)
+    ] = None,
+) -> None:
+    """Search settings with Optuna, on a validation split; prints the best keys as `-c` options."""
+    from fedkd.compose import parse_overrides
+    from fedkd.sweep.tune import Range, Search
+    from fedkd.sweep.tune import tune as searched
+
+    ranges = [Range.parse(text, lambda part: parse_overrides([f"x={part}"])["x"]) for text in space or []]
+    if not ranges:
+        raise ConfigError(
+            "nothing to search: give at least one --space, such as schedule.lr=log:1e-4..1e-1", key="space"
+        )
+    best = searched(
+        Search(
+            experiment=experiment,
+            overrides=parse_overrides(config or []),
+            space=ranges,
+            trials=trials,
+            validation=validation,
+        ),
+        out or Path("runs") / "tune",
+        told=lambda text: typer.echo(text, err=True),
+    )
+    typer.echo(" ".join(f"-c {key}={value}" for key, value in best.items()))
+
+
 class Kind(StrEnum):
     """What can be listed."""
 
