@@ -88,7 +88,8 @@ def find_experiment(name: str) -> Path:
 
 def experiment_names() -> list[str]:
     """Names of the experiments in `simulations/`, such as `edgefd_digits` and `methods/wad`."""
-    return sorted(path.relative_to(SIMULATIONS).with_suffix("").as_posix() for path in SIMULATIONS.rglob("*.toml"))
+    names = (path.relative_to(SIMULATIONS).with_suffix("").as_posix() for path in SIMULATIONS.rglob("*.toml"))
+    return sorted(name for name in names if not name.startswith("compare/"))  # those are sweeps
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Scalar]:
