@@ -17,9 +17,9 @@ from fedkd.files import write_atomic
 from fedkd.report.events import History
 from fedkd.report.folder import RunFolder
 from fedkd.report.plots import write_plots
-from fedkd.report.plots.canvas import GRID, INK, MUTED, PAPER, SERIES, Plot, to_svg
+from fedkd.report.plots.canvas import GRID, INK, MUTED, PALETTE, PAPER, Plot, to_svg
 from fedkd.report.summary import Summary, read_summary, summarise
-from fedkd.report.template import CSS, PAGE
+from fedkd.report.template import COLORS, CSS, PAGE
 from fedkd.report.units import MISSING, format_bytes, format_figure, format_seconds, format_share, name_of_metric
 
 THEMED: Mapping[str, str] = {
@@ -27,7 +27,7 @@ THEMED: Mapping[str, str] = {
     MUTED: "var(--muted)",
     GRID: "var(--grid)",
     PAPER: "none",
-    **dict(zip(SERIES, ("var(--blue)", "var(--orange)", "var(--green)", "var(--purple)"), strict=True)),
+    **dict(zip(PALETTE, (f"var(--{name})" for name in COLORS), strict=True)),
 }
 
 

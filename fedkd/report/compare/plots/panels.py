@@ -1,0 +1,155 @@
+"""What the comparison's plots share: the view, one panel per column, and lines that stay the same in all of them."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from fedkd.extras import need
+from fedkd.report.cells import CellResult
+from fedkd.report.compare.grid import Column, Grid, title_of
+from fedkd.report.compare.table import Table
+from fedkd.report.plots.canvas import WIDTH_IN, LineStyle, line_style, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANELS: Final = 6
+_LETTERS_PER_IN: Final = 13
+_ROW_IN: Final = 0.26  # of a method on an axis of methods
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class View:
+    """What a plot of the comparison is drawn from: the grid and the table of the main figure."""
+
+    grid: Grid
+    table: Table
+
+    def style(self, row: str) -> LineStyle:
+        """The row's colour, dashes and marker, in every plot."""
+        return line_style(self.grid.rows.index(row))
+
+    @property
+    def metric(self) -> str:
+        """The score in words."""
+        return self.table.title.removeprefix("final ")
+
+    @property
+    def is_one_metric(self) -> bool:
+        """Whether all columns are scored alike, so that their scores may share an axis."""
+        return len({head.metric for head in self.table.heads if head.metric}) < 2
+
+    def cells(self) -> Iterator[tuple[str, Column, CellResult]]:
+        """Every cell with figures."""
+        for row in self.grid.rows:
+            for column in self.grid.columns:
+                for cell in self.grid.done(row, column).values():
+                    yield row, column, cell
+
+    def columns_with(self, has: Callable[[CellResult], bool]) -> list[Column]:
+        """Columns of which some cell has what a plot needs."""
+        found = {column for _, column, cell in self.cells() if has(cell)}
+        return [column for column in self.grid.columns if column in found]
+
+    def label(self, row: str, column: Column) -> dict[str, object]:
+        """The first fields of a CSV row."""
+        return {self.grid.row_axis or "run": row, **dict(zip(self.grid.column_axes, column, strict=True))}
+
+
+def shown(columns: Sequence[Column]) -> tuple[Sequence[Column], str]:
+    """The columns that get a panel, and the words that a caption ends with where there are more."""
+    if len(columns) <= PANELS:
+        return columns, ""
+    return columns[:PANELS], f" Shown: the first {PANELS} of {len(columns)} columns; the CSV has them all."
+
+
+def panels(
+    columns: Sequence[Column], *, height_in: float, legend_rows: int, share_y: bool = True, share_x: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure with one titled panel per column, at most three side by side, and room for a legend on top."""
+    across = min(len(columns), 2 if len(columns) in (2, 4) else 3)
+    lines = math.ceil(len(columns) / across)
+    titles = [wrapped(title_of(column), across) for column in columns]
+    deepest = max(title.count("\n") + 1 for title in titles)
+    figure = new_figure(0.45 + 0.22 * legend_rows + lines * (height_in + 0.17 * deepest))
+    grid = figure.subplots(lines, across, squeeze=False, sharey=share_y, sharex=share_x)
+    for axes, title in zip(grid.flat, titles, strict=False):
+        axes.set_title(title, size=10)
+        axes.tick_params(labelsize=9, labelbottom=True)
+    for axes in list(grid.flat)[len(columns) :]:
+        axes.set_visible(False)
+    return figure, list(grid.flat)[: len(columns)]
+
+
+def wrapped(text: str, across: int = 1) -> str:
+    """Text in lines that fit one of `across` panels."""
+    width = int(WIDTH_IN / across * _LETTERS_PER_IN) - 6
+    return "\n".join(textwrap.wrap(text, width)) or text
+
+
+def rows_height_in(count: int, lanes: int = 1) -> float:
+    """The height of a panel with an axis of methods, each with so many marks above each other."""
+    return 0.55 + max(_ROW_IN, 0.09 * lanes) * count
+
+
+def rows_axis(axes: Sequence[Axes], rows: Sequence[str]) -> None:
+    """The common axis of methods of all panels, the first on top."""
+    for each in axes:
+        each.set_yticks(range(len(rows)), [wrapped(row, 4) for row in rows])
+        each.set_ylim(len(rows) - 0.4, -0.6)
+        each.tick_params(axis="y", length=0)
+
+
+def leftmost(axes: Sequence[Axes], label: str) -> None:
+    """Name the y axis once per line of panels."""
+    for each in axes:
+        spot = each.get_subplotspec()
+        if spot is not None and spot.is_first_col():
+            each.set_ylabel(label)
+
+
+def legend(figure: Figure, axes: Sequence[Axes], labels: Sequence[str], *, length: float = 2.8) -> None:
+    """One legend on top for all panels: those of the labels that are drawn, in the order given."""
+    found: dict[str, Any] = {}
+    for each in axes:
+        for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    drawn = [label for label in labels if label in found]
+    figure.legend(
+        [found[label] for label in drawn],
+        drawn,
+        loc="outside upper left",
+        ncols=legend_columns(drawn),
+        handlelength=length,
+    )
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """How many labels stand side by side; matplotlib fills one column after the other."""
+    room = WIDTH_IN * _LETTERS_PER_IN
+    for columns in range(min(5, len(labels)), 1, -1):
+        lines = math.ceil(len(labels) / columns)
+        widths = [max(map(len, labels[i : i + lines])) for i in range(0, len(labels), lines)]
+        if sum(widths) + 8 * len(widths) <= room:
+            return columns
+    return 1
+
+
+def legend_lines(labels: Sequence[str]) -> int:
+    """How many lines a legend of these labels has."""
+    return math.ceil(len(labels) / legend_columns(labels))
+
+
+def ticks(axes: Axes, *, x: int = 4) -> None:
+    """Few ticks on the x axis of a small panel."""
+    axes.xaxis.set_major_locator(need("matplotlib.ticker", extra="viz", what="plotting").MaxNLocator(x))
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean; None of nothing."""
+    return sum(values) / len(values) if values else None
