@@ -25,7 +25,8 @@ def to_markdown(grid: Grid, tables: Sequence[Table]) -> str:
             parts += [f"### {_flat(block.title)}"] if block.title else []
             parts.append(_markdown_table(table, block))
         parts.append(legend_of(table))
-        parts += [f"* {_flat(remark)}." for remark in table.remarks]
+        if table.remarks:
+            parts.append("\n".join(f"* {_flat(remark)}." for remark in table.remarks))
     published = beside(tables)
     if published:
         head = ("setting", "figure", "ours", "published", "ours − published", "source", "what differs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ def to_html(grid: Grid, tables: Sequence[Table], plots: Sequence[Plot], skipped:
     jinja2 = need("jinja2", extra="viz", what="the HTML report")
     markup = need("markupsafe", extra="viz", what="the HTML report").Markup
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
+    environment.filters["breakable"] = _breakable
     problems = problems_of(grid)
     page: str = environment.from_string(template.PAGE).render(
         css=markup(CSS + template.CSS),
@@ -40,6 +42,12 @@ def to_html(grid: Grid, tables: Sequence[Table], plots: Sequence[Plot], skipped:
         repeat=how_to_repeat(grid),
     )
     return page
+
+
+def _breakable(text: str) -> Any:
+    """Text that may be broken behind the signs of which labels are made."""
+    markupsafe = need("markupsafe", extra="viz", what="the HTML report")
+    return markupsafe.Markup(re.sub(r"([_(,=])", r"\1<wbr>", str(markupsafe.escape(text))))
 
 
 def _subtitle(grid: Grid) -> str:

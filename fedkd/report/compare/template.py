@@ -6,8 +6,8 @@ from typing import Final
 
 CSS: Final = """
 table.scores { width: auto; min-width: 100%; } table.scores th, table.scores td { padding-right: 1rem; }
-table.scores thead th { vertical-align: bottom; } table.scores tbody th { position: sticky; left: 0;
-  background: var(--paper); font-weight: 500; white-space: nowrap; }
+table.scores thead th { vertical-align: bottom; overflow-wrap: anywhere; } table.scores tbody th { position: sticky;
+  left: 0; background: var(--paper); font-weight: 500; overflow-wrap: anywhere; min-width: 9rem; max-width: 14rem; }
 table.scores td { white-space: nowrap; } table.scores td.best { font-weight: 700; color: var(--accent); }
 table.scores td.none { color: var(--muted); font-style: italic; }
 table.scores td small { display: block; color: var(--muted); font-weight: 400; }
@@ -52,11 +52,11 @@ PAGE: Final = """\
 {% endif -%}
 <div class="scroll" role="region" aria-label="{{ table.title }} of each setting {{ block.title }}" tabindex="0">
 <table class="scores">
-<thead><tr>{% for name in block.head %}<th scope="col"{% if not loop.first %} class="n"{% endif %}>{{ name }}</th>
-{%- endfor %}</tr></thead>
+<thead><tr>{% for name in block.head %}<th scope="col"{% if not loop.first %} class="n"{% endif %}>
+{{- name | breakable }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row, cells in block.rows -%}
-<tr><th scope="row">{{ row }}</th>
+<tr><th scope="row">{{ row | breakable }}</th>
 {%- for cell in cells %}<td class="{{ cell.kind }}" title="{{ cell.detail }}">{{ cell.text }}
 {%- if cell.tie %} <span aria-label="not told apart from the best">{{ cell.tie }}</span>{% endif %}
 {%- for each in cell.published %}<small>published {{ each }}</small>{% endfor %}</td>{% endfor %}</tr>

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +140,19 @@ def write_sweep(
 def sweep_folder(tmp_path: Path) -> Path:
     """Three methods, two partitions, three seeds; all there."""
     return write_sweep(tmp_path / "sweep")
+
+
+@pytest.fixture
+def bare_cell() -> Callable[..., CellResult]:
+    """`bare`."""
+    return bare
+
+
+@pytest.fixture
+def make_sweep(tmp_path: Path) -> Callable[..., Path]:
+    """`make_sweep(axes, **options of write_sweep)`."""
+
+    def make(axes: Mapping[str, Sequence[str]] = AXES, **options: Any) -> Path:
+        return write_sweep(tmp_path / "made", axes, **options)
+
+    return make

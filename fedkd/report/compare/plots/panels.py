@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from fedkd.extras import need
 from fedkd.report.cells import CellResult
 from fedkd.report.compare.grid import Column, Grid, title_of
@@ -133,9 +135,8 @@ def legend_columns(labels: Sequence[str]) -> int:
     """How many labels stand side by side; matplotlib fills one column after the other."""
     room = WIDTH_IN * _LETTERS_PER_IN
     for columns in range(min(5, len(labels)), 1, -1):
-        lines = math.ceil(len(labels) / columns)
-        widths = [max(map(len, labels[i : i + lines])) for i in range(0, len(labels), lines)]
-        if sum(widths) + 8 * len(widths) <= room:
+        widths = [max(map(len, some)) for some in np.array_split(np.array(labels, dtype=object), columns)]
+        if sum(widths) + 8 * columns <= room:
             return columns
     return 1
 
