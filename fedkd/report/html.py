@@ -67,9 +67,13 @@ def write_report(folder: RunFolder) -> Path:
     return folder.report_html
 
 
-def inline_svg(plot: Plot) -> str:
-    """The plot's SVG as an element of an HTML page: ids its own, colours the theme's, named for screen readers."""
-    svg = to_svg(plot.figure)
+def inline_svg(plot: Plot, svg: str = "") -> str:
+    """The plot's SVG as an element of an HTML page: ids its own, colours the theme's, named for screen readers.
+
+    Args:
+        svg: the plot as `to_svg` drew it, where that was done before; drawing takes most of a report's time.
+    """
+    svg = svg or to_svg(plot.figure)
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # its rules would hold for the whole page
     svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href=", "href=")

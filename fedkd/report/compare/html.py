@@ -17,8 +17,11 @@ from fedkd.report.template import CSS
 from fedkd.report.units import format_figure
 
 
-def to_html(grid: Grid, tables: Sequence[Table], plots: Sequence[Plot], skipped: Sequence[Skipped]) -> str:
+def to_html(grid: Grid, tables: Sequence[Table], plots: Sequence[tuple[Plot, str]], skipped: Sequence[Skipped]) -> str:
     """The page as text.
+
+    Args:
+        plots: each with its SVG.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -36,7 +39,10 @@ def to_html(grid: Grid, tables: Sequence[Table], plots: Sequence[Plot], skipped:
         tables=[_table(table) for table in tables],
         published_head=("setting", "figure", "ours", "published", "ours − published", "source", "what differs"),
         published=[(b.setting, b.figure, b.ours, b.published, b.difference, b.source, b.note) for b in beside(tables)],
-        plots=[{"name": p.name, "title": p.title, "caption": p.caption, "svg": markup(inline_svg(p))} for p in plots],
+        plots=[
+            {"name": plot.name, "title": plot.title, "caption": plot.caption, "svg": markup(inline_svg(plot, svg))}
+            for plot, svg in plots
+        ],
         skipped=skipped,
         problems=[(problem.where, problem.error) for problem in problems],
         repeat=how_to_repeat(grid),

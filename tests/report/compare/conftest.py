@@ -12,6 +12,7 @@ import pytest
 
 from fedkd import metric_names as m
 from fedkd.report.cells import CellResult
+from fedkd.report.compare import write_comparison
 from fedkd.report.compare.grid import CELLS
 from fedkd.report.compare.note import SweepNote
 
@@ -140,6 +141,15 @@ def write_sweep(
 def sweep_folder(tmp_path: Path) -> Path:
     """Three methods, two partitions, three seeds; all there."""
     return write_sweep(tmp_path / "sweep")
+
+
+@pytest.fixture(scope="session")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a published figure, a failed and a missing cell, and its comparison; not to be changed."""
+    published = [{"method": "fd", "partition": "iid", "value": 0.5, "source": "Smith <2020>", "note": "20 clients"}]
+    folder = write_sweep(tmp_path_factory.mktemp("compared"), published=published, fail=(4,), drop=(17,))
+    write_comparison(folder)
+    return folder
 
 
 @pytest.fixture

@@ -43,14 +43,15 @@ def draw_plots(view: View) -> tuple[list[Plot], list[Skipped]]:
     return [d for d in drawn if isinstance(d, Plot)], [d for d in drawn if isinstance(d, Skipped)]
 
 
-def write_plots(view: View, folder: Path) -> tuple[list[Plot], list[Skipped]]:
-    """Write <name>.svg and <name>.csv of every plot into `folder`; returns what was drawn and what was not."""
+def write_plots(view: View, folder: Path) -> tuple[list[tuple[Plot, str]], list[Skipped]]:
+    """Write <name>.svg and <name>.csv of every plot into `folder`; returns plots with their SVG, and what has none."""
     plots, skipped = draw_plots(view)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    for plot in plots:
-        write_atomic(folder / f"{plot.name}.svg", to_svg(plot.figure).encode())
+    drawn = [(plot, to_svg(plot.figure)) for plot in plots]
+    for plot, svg in drawn:
+        write_atomic(folder / f"{plot.name}.svg", svg.encode())
         write_atomic(folder / f"{plot.name}.csv", to_csv(plot.rows).encode())
-    return plots, skipped
+    return drawn, skipped
