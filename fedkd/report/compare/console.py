@@ -51,7 +51,7 @@ def _blocks(table: Table, width: int) -> list[list[Column]]:
     room = left
     for column in table.grid.columns:
         texts = [_marked(table.entries[row, column], seeds) for row in rows]
-        need = _GAP + max(map(len, (*texts, *(column or (table.title,)))))
+        need = _GAP + max(map(len, (*texts, *(table.grid.parts(column) or (table.title,)))))
         if need > room and blocks[-1]:
             blocks.append([])
             room = left
@@ -69,7 +69,7 @@ def _block(table: Table, columns: Sequence[Column]) -> RichTable:
     made = RichTable(box=box.SIMPLE_HEAD, padding=(0, _GAP, 0, 0), pad_edge=False, show_edge=False)
     made.add_column(Text(table.grid.row_axis or "run"), overflow="fold")
     for column in columns:
-        made.add_column(Text("\n".join(column) or table.title), justify="right", overflow="fold")
+        made.add_column(Text("\n".join(table.grid.parts(column)) or table.title), justify="right", overflow="fold")
     for row in table.grid.rows:
         entries = [table.entries[row, column] for column in columns]
         styles = ["bold" if entry.is_best else "dim" if entry.mean is None else "" for entry in entries]

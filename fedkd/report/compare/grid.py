@@ -74,6 +74,17 @@ class Grid:
         first = {self.row_axis: row} if self.row_axis else {}
         return {**first, **dict(zip(self.column_axes, column, strict=True))}
 
+    def parts(self, column: Column) -> tuple[str, ...]:
+        """A column's labels as heads: a bare number or truth value names its axis, `hidden=64`; words stand alone."""
+        return tuple(
+            label if speaks(label) else f"{axis.rpartition('.')[2]}={label}"
+            for axis, label in zip(self.column_axes, column, strict=True)
+        )
+
+    def title(self, column: Column) -> str:
+        """A column in one line; "" for the only one of a sweep over nothing but methods."""
+        return " · ".join(self.parts(column))
+
     @property
     def all_done(self) -> list[CellResult]:
         """Every cell with figures, in the order of rows, columns and seeds."""
@@ -137,23 +148,23 @@ def name_of(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{axis}={label}" for axis, label in labels.items()) or ALL
 
 
-def title_of(column: Column) -> str:
-    """A column in one line; "" for the only one of a sweep over nothing but methods."""
-    return " · ".join(column)
-
-
 def blocks_of(grid: Grid) -> list[Block]:
     """The columns in blocks that fit a page: all, else by the label of their first axis, else as they come."""
     if len(grid.columns) <= SIDE_BY_SIDE:
         return [Block("", grid.columns, 0)]
     groups: dict[str, list[Column]] = {}
     for column in grid.columns:
-        groups.setdefault(column[0] if len(grid.column_axes) > 1 else "", []).append(column)
+        groups.setdefault(grid.parts(column)[0] if len(grid.column_axes) > 1 else "", []).append(column)
     return [
         Block(title, tuple(found[start : start + SIDE_BY_SIDE]), 1 if title else 0)
         for title, found in groups.items()
         for start in range(0, len(found), SIDE_BY_SIDE)
     ]
+
+
+def speaks(label: str) -> bool:
+    """Whether a reader understands a label without its axis: a word, no number and no truth value."""
+    return label[:1].isalpha() and label not in ("True", "False")
 
 
 def _ordered(planned: Iterable[_T], found: Iterable[_T]) -> tuple[_T, ...]:

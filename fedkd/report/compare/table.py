@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Final
 
 from fedkd.report.cells import CellResult
-from fedkd.report.compare.grid import Column, Grid, title_of
+from fedkd.report.compare.grid import Column, Grid
 from fedkd.report.compare.note import MAIN_FIGURE, Published
 from fedkd.report.compare.statistics import holm, paired_p
 from fedkd.report.units import name_of_metric
@@ -87,7 +87,7 @@ class Table:
         where: dict[str, list[str]] = {}
         for head in self.heads:
             if head.remark:
-                where.setdefault(head.remark, []).append(title_of(head.column))
+                where.setdefault(head.remark, []).append(self.grid.title(head.column))
         return tuple(
             remark if len(columns) == len(self.heads) else f"{'; '.join(columns)}: {remark}"
             for remark, columns in where.items()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fedkd.report.compare.grid import Block, Grid, Problem, name_of, title_of
+from fedkd.report.compare.grid import Block, Grid, Problem, name_of
 from fedkd.report.compare.note import Published
 from fedkd.report.compare.table import LEVEL, Entry, Table
 from fedkd.report.units import MISSING, format_figure
@@ -50,8 +50,8 @@ def detail_of(entry: Entry) -> str:
 
 def heads_of(table: Table, block: Block) -> list[str]:
     """The heads of a block: what the rows are, then its columns."""
-    columns = (title_of(column[block.shared :]) or table.title for column in block.columns)
-    return [table.grid.row_axis or "run", *columns]
+    columns = (" · ".join(table.grid.parts(column)[block.shared :]) for column in block.columns)
+    return [table.grid.row_axis or "run", *(column or table.title for column in columns)]
 
 
 def legend_of(table: Table) -> str:
@@ -101,7 +101,7 @@ def how_to_repeat(grid: Grid) -> list[tuple[str, str]]:
         ("command", grid.note.command or NOT_NOTED),
         ("cells", ", ".join(part for part in sizes if part)),
         ("seeds", ", ".join(grid.seeds)),
-        ("clients, rounds", _each(_sizes(grid))),
+        ("size", _each(_sizes(grid))),
         ("commits", _each(_commit(env) for env in environments)),
         ("hardware", _each(_machine(env) for env in environments)),
         *((name, _each(env.get(name) for env in environments)) for name in ("fedkd", "torch", "numpy", "python")),
@@ -127,7 +127,8 @@ def _each(found: Iterable[Any]) -> str:
 
 
 def _sizes(grid: Grid) -> list[str]:
-    return [f"{cell.summary.get('num_clients')}, {cell.summary.get('rounds')}" for cell in grid.all_done]
+    sizes = [(cell.summary.get("num_clients"), cell.summary.get("rounds")) for cell in grid.all_done]
+    return [f"{clients} clients, {rounds} rounds" for clients, rounds in sizes if clients is not None]
 
 
 def _commit(environment: Mapping[str, Any]) -> str:

@@ -97,6 +97,11 @@ def test_nothing_but_seeds(bare_cell):
     assert len(grid.done("all", ())) == 2
 
 
+def test_bare_numbers_name_their_axis_in_heads(bare_cell):
+    note = SweepNote(title="t", axes={"method": ("m",), "model.hidden": ("64",), "data": ("u",), "x": ("True",)})
+    assert make_grid([], note).title(("64", "u", "True")) == "hidden=64 · u · x=True"
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no cells/\*\.json"):
         read_grid(tmp_path)

@@ -3,7 +3,7 @@ import pytest
 from fedkd.report.compare.grid import make_grid, read_grid
 from fedkd.report.compare.note import SweepNote
 from fedkd.report.compare.plots import PLOTS, draw_plots
-from fedkd.report.compare.plots.against_bytes import Point, front_of
+from fedkd.report.compare.plots.against_bytes import Point, front_of, round_bytes
 from fedkd.report.compare.plots.panels import View, legend_columns
 from fedkd.report.compare.table import make_table
 from fedkd.report.plots.canvas import PALETTE, line_style
@@ -82,6 +82,13 @@ def test_the_front_is_what_none_beats():
     )]  # fmt: skip
     assert [p.row for p in front_of(points, higher_is_better=True)] == ["free", "good"]
     assert [p.row for p in front_of(points[:1] + points[3:], higher_is_better=False)] == ["same"]
+
+
+def test_ticks_of_bytes_are_round_and_few():
+    assert round_bytes(900, 2500, most=4) == [1000, 2000]
+    assert round_bytes(9e4, 4e5, most=4) == [1e5, 2e5]
+    assert round_bytes(9e4, 4e6, most=4) == [1e5, 3e5, 1e6, 3e6]
+    assert round_bytes(500, 2e9, most=4) == [1e3, 1e5, 1e7, 1e9]
 
 
 def test_confusions_are_sums_over_seeds_by_row(bare_cell):

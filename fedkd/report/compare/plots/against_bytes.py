@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 NAME = "score_against_upload"
 FRONT = "Pareto front"
+STEPS = ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))
+NARROWEST = 4.0
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,21 @@ def draw(view: View) -> Plot | Skipped:
     better = {head.column: head.higher_is_better for head in view.table.heads}
     fronts = {column: front_of(points[column], higher_is_better=better[column] is not False) for column in columns}
     labels = [*view.grid.rows, FRONT]
-    figure, axes = panels(here, height_in=2.7, legend_rows=legend_lines(labels), share_y=view.is_one_metric)
+    figure, axes = panels(
+        [view.grid.title(column) for column in here],
+        height_in=2.7,
+        legend_rows=legend_lines(labels) + bool(view.row_title),
+        share_y=view.is_one_metric,
+    )
     for each, column in zip(axes, here, strict=True):
         each.set_xscale("log")
         for point in points[column]:
             _draw_point(each, view, point)
         _draw_front(each, fronts[column])
-        _name_bytes(each, few=len(here) > 2)
+        _name_bytes(each, most=4 if len(here) > 2 else 6)
         each.grid(color=GRID)
     leftmost(axes, view.metric)
-    legend(figure, axes, labels)
+    legend(figure, axes, labels, title=view.row_title)
     caption = (
         "Bytes of all clients and rounds, without the set-up; bars are one sample standard deviation over seeds, "
         "dotted lines are methods that upload nothing. Methods on the dashed line are beaten by none that uploads less."
@@ -115,22 +123,37 @@ def _draw_point(axes: Axes, view: View, point: Point) -> None:
 
 
 def _draw_front(axes: Axes, front: Sequence[Point]) -> None:
+    """The front as steps, from the left edge of the panel to the right one."""
     axes.margins(x=0.12)
-    low, high = axes.get_xlim()
+    low, high = _range(*axes.get_xlim())
     x = [*(max(point.sent, low) for point in front), high]
     y = [*(point.score for point in front), front[-1].score]
     axes.step(x, y, where="post", color=MUTED, ls="--", lw=1.1, label=FRONT, zorder=1)
     axes.set_xlim(low, high)
 
 
-def _name_bytes(axes: Axes, *, few: bool) -> None:
+def _name_bytes(axes: Axes, *, most: int) -> None:
     ticker = need("matplotlib.ticker", extra="viz", what="plotting")
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _short(value)))
-    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    low, high = axes.get_xlim()
-    steps = (1.0,) if high > 150 * low else (1.0, 3.0)
-    axes.xaxis.set_major_locator(ticker.LogLocator(10, subs=steps, numticks=5 if few else 8))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.xaxis.set_major_locator(ticker.FixedLocator(round_bytes(*axes.get_xlim(), most=most)))
     axes.set_xlabel("upload, all rounds")
+
+
+def _range(low: float, high: float) -> tuple[float, float]:
+    """At least a factor `NARROWEST` from end to end, so that next to nothing does not look like much."""
+    middle, apart = (low * high) ** 0.5, max(high / low, NARROWEST) ** 0.5
+    return middle / apart, middle * apart
+
+
+def round_bytes(low: float, high: float, *, most: int) -> list[float]:
+    """Round numbers between the two: as many as there are up to `most`."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in STEPS:
+        found = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+        if len(found) <= most:
+            return found
+    return found[:: math.ceil(len(found) / most)]
 
 
 def _short(value: float) -> str:

@@ -25,7 +25,9 @@ def draw(view: View) -> Plot | Skipped:
     if not groups:
         return Skipped(NAME, title, "all settings have the same skew")
     here, note = shown(list(groups))
-    figure, axes = panels(here, height_in=2.9, legend_rows=legend_lines(view.grid.rows), share_y=view.is_one_metric)
+    figure, axes = panels(
+        here, height_in=2.9, legend_rows=legend_lines(view.grid.rows) + bool(view.row_title), share_y=view.is_one_metric
+    )
     for each, group in zip(axes, here, strict=True):
         for row in view.grid.rows:
             points = [
@@ -52,7 +54,7 @@ def draw(view: View) -> Plot | Skipped:
         each.set_xlabel("Jensen-Shannon divergence")
         each.margins(x=0.05)
     leftmost(axes, view.metric)
-    legend(figure, axes, view.grid.rows)
+    legend(figure, axes, view.grid.rows, title=view.row_title)
     caption = (
         "Skew is the Jensen-Shannon divergence of the clients' class mixes (0: all alike, 1: none shared), mean over "
         f"cells; bars are one sample standard deviation over seeds.{note}"
@@ -72,12 +74,12 @@ def _skew(view: View, column: Column) -> float | None:
     return mean([float(skew[MEASURE]) for skew in found if skew and skew.get(MEASURE) is not None])
 
 
-def _groups(view: View, columns: Sequence[Column]) -> dict[Column, list[Column]]:
+def _groups(view: View, columns: Sequence[Column]) -> dict[str, list[Column]]:
     """Columns that differ in the partition alone, by rising skew; all together where no axis is the partition."""
     moving = [i for i, axis in enumerate(view.grid.column_axes) if axis.partition(".")[0] == "partition"]
-    found: dict[Column, list[Column]] = {}
+    found: dict[str, list[Column]] = {}
     for column in columns:
-        rest = tuple(label for i, label in enumerate(column) if i not in moving) if moving else ()
+        rest = " · ".join(part for i, part in enumerate(view.grid.parts(column)) if i not in moving) if moving else ""
         found.setdefault(rest, []).append(column)
     return {rest: sorted(group, key=lambda column: _skew(view, column) or 0.0) for rest, group in found.items()}
 

@@ -24,7 +24,12 @@ def draw(view: View) -> Plot | Skipped:
     rows = view.grid.rows
     lines = {(row, column): _points(view.grid.done(row, column)) for row in rows for column in columns}
     here, note = shown(columns)
-    figure, axes = panels(here, height_in=2.7, legend_rows=legend_lines(rows), share_y=view.is_one_metric)
+    figure, axes = panels(
+        [view.grid.title(column) for column in here],
+        height_in=2.7,
+        legend_rows=legend_lines(rows) + bool(view.row_title),
+        share_y=view.is_one_metric,
+    )
     has_bands = len(rows) <= BANDS_UP_TO and len(view.grid.seeds) > 1
     for each, column in zip(axes, here, strict=True):
         last = 0
@@ -47,7 +52,7 @@ def draw(view: View) -> Plot | Skipped:
         each.grid(axis="y", color=GRID)
         round_axis(each, last=last, config={"rounds": last + 1})
     leftmost(axes, view.metric)
-    legend(figure, axes, rows)
+    legend(figure, axes, rows, title=view.row_title)
     if len(view.grid.seeds) < 2:
         band = "There is one seed, so no spread."
     elif has_bands:

@@ -29,8 +29,10 @@ def draw(view: View) -> Plot | Skipped:
         for column in columns
     }
     here, note = shown(columns)
-    height_in = rows_height_in(len(grid.rows))
-    figure, axes = panels(here, height_in=height_in, legend_rows=0, share_x=view.is_one_metric)
+    height_in = rows_height_in(grid.rows)
+    figure, axes = panels(
+        [view.grid.title(column) for column in here], height_in=height_in, legend_rows=0, share_x=view.is_one_metric
+    )
     for each, column in zip(axes, here, strict=True):
         each.grid(axis="x", color=GRID)
         for place, row in enumerate(grid.rows):
@@ -59,10 +61,12 @@ def draw(view: View) -> Plot | Skipped:
                 each.plot(scores, place + apart, ls="none", marker=".", ms=3.5, color=color, alpha=0.8)
         each.set_xlabel(view.metric)
         ticks(each)
-    rows_axis(axes, grid.rows)
+    rows_axis(axes, grid.rows, title=view.row_title)
+    is_cost = {head.higher_is_better for head in view.table.heads} == {False}
     caption = (
         "A box holds the middle half of the clients of all seeds, its line is the median, whiskers reach to the last "
-        f"client within one and a half boxes. Left ends are the clients that a method serves worst.{note}"
+        f"client within one and a half boxes. {'Right' if is_cost else 'Left'} ends are the clients that a method "
+        f"serves worst.{note}"
     )
     rows = [
         {**view.label(row, column), "seed": seed, "client": client, "score": score}

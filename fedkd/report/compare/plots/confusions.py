@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fedkd.extras import need
-from fedkd.report.compare.grid import Column, title_of
+from fedkd.report.compare.grid import Column
 from fedkd.report.compare.plots.panels import View, wrapped
 from fedkd.report.plots.canvas import CELL_TEXT_UP_TO, NOT_THERE, Plot, Skipped, cells, new_figure
 from fedkd.types import Array
@@ -30,11 +30,11 @@ def draw(view: View) -> Plot | Skipped:
     if not tables:
         return Skipped(NAME, TITLE, "no cell has a confusion matrix (tasks without classes have none)")
     here = _shown(list(tables))
-    across = min(len(here), 4)
-    lines = math.ceil(len(here) / across)
+    lines = math.ceil(len(here) / 4)
+    across = math.ceil(len(here) / lines)
     side = 7.6 / across
     has_columns = len({column for _, column in here}) > 1
-    titles = [_title(row, column if has_columns else (), across) for row, column in here]
+    titles = [_title(row, grid.title(column) if has_columns else "", across) for row, column in here]
     deepest = 1 + max(title.count("\n") for title in titles)
     figure = new_figure(0.5 + lines * (min(side, 2.6) + 0.17 * deepest + 0.25))
     axes = figure.subplots(lines, across, squeeze=False)
@@ -64,7 +64,7 @@ def draw(view: View) -> Plot | Skipped:
     bar.outline.set_visible(False)
     figure.supxlabel("predicted class", size=10)
     figure.supylabel("true class", size=10)
-    title = TITLE if has_columns or not grid.column_axes else f"{TITLE}, {title_of(here[0][1])}"
+    title = TITLE if has_columns or not grid.column_axes else f"{TITLE}, {grid.title(here[0][1])}"
     caption = "Counts of all clients and seeds together, each row divided by its sum: a bright diagonal is right."
     if len(here) < len(tables):
         caption += f" Shown: {len(here)} of {len(tables)} settings; the CSV has them all."
@@ -101,6 +101,6 @@ def _shown(places: list[tuple[str, Column]]) -> list[tuple[str, Column]]:
     return here
 
 
-def _title(row: str, column: Column, across: int) -> str:
+def _title(row: str, column: str, across: int) -> str:
     """The method and, where panels differ in it, the column."""
-    return "\n".join(wrapped(part, across) for part in (row, title_of(column) if column else "") if part)
+    return "\n".join(wrapped(part, across) for part in (row, column) if part)

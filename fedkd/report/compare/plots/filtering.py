@@ -22,7 +22,11 @@ def draw(view: View) -> Plot | Skipped:
         return Skipped(NAME, TITLE, "no cell knows acceptance, purity or coverage")
     grid = view.grid
     here, note = shown(columns)
-    figure, axes = panels(here, height_in=rows_height_in(len(grid.rows), lanes=len(MARKS)), legend_rows=1)
+    figure, axes = panels(
+        [view.grid.title(column) for column in here],
+        height_in=rows_height_in(grid.rows, lanes=len(MARKS)),
+        legend_rows=1,
+    )
     means = {
         (row, column): {
             key: mean(
@@ -58,7 +62,7 @@ def draw(view: View) -> Plot | Skipped:
         each.set_xlim(-0.03, 1.03)
         each.set_xlabel("share")
         ticks(each, x=5)
-    rows_axis(axes, grid.rows)
+    rows_axis(axes, grid.rows, title=view.row_title)
     legend(figure, axes, [label for _, label, *_ in MARKS], length=1.2)
     caption = (
         "Means over clients, rounds and seeds. A good filter accepts own classes (near 1) and few foreign ones "

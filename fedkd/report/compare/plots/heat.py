@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from fedkd.report.compare.grid import Column, title_of
+from fedkd.report.compare.grid import Grid
 from fedkd.report.compare.plots.panels import View, rows_height_in, wrapped
 from fedkd.report.plots.canvas import Plot, Skipped, heat_map, new_figure
 
@@ -26,9 +24,9 @@ def draw(view: View) -> Plot | Skipped:
         return Skipped(NAME, title, "there is one setting only")
     if not view.is_one_metric:
         return Skipped(NAME, title, "columns have different metrics, so one colour scale does not fit them")
-    names, is_slanted = _names(grid.columns)
+    names, is_slanted = _names(grid)
     below = 0.05 * max(map(len, names)) if is_slanted else 0.17 * (1 + max(name.count("\n") for name in names))
-    figure = new_figure(rows_height_in(len(grid.rows)) + below + 0.2)
+    figure = new_figure(rows_height_in(grid.rows) + below + 0.2)
     axes = figure.subplots()
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     span = high - low or 1.0
@@ -41,6 +39,7 @@ def draw(view: View) -> Plot | Skipped:
     if is_slanted:
         for text in axes.get_xticklabels():
             text.set(rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_ylabel(view.row_title)
     axes.tick_params(length=0)
     rows = [
         {**view.label(row, column), "mean": mean}
@@ -53,9 +52,9 @@ def draw(view: View) -> Plot | Skipped:
     return Plot(NAME, title, caption, figure, rows)
 
 
-def _names(columns: Sequence[Column]) -> tuple[list[str], bool]:
+def _names(grid: Grid) -> tuple[list[str], bool]:
     """The columns' titles under them, a line per axis where these fit, else slanted on one line."""
-    room = int(ROOM_LETTERS / len(columns))
-    if all(len(part) <= room for column in columns for part in column):
-        return ["\n".join(column) for column in columns], False
-    return [title_of(column) for column in columns], True
+    parts = [grid.parts(column) for column in grid.columns]
+    if all(len(part) <= ROOM_LETTERS / len(parts) for each in parts for part in each):
+        return ["\n".join(each) for each in parts], False
+    return [grid.title(column) for column in grid.columns], True

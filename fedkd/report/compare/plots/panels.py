@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import textwrap
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
 from fedkd.extras import need
 from fedkd.report.cells import CellResult
-from fedkd.report.compare.grid import Column, Grid, title_of
+from fedkd.report.compare.grid import Column, Grid, speaks
 from fedkd.report.compare.table import Table
 from fedkd.report.plots.canvas import WIDTH_IN, LineStyle, line_style, new_figure
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_T = TypeVar("_T")
 PANELS: Final = 6
 _LETTERS_PER_IN: Final = 13
 _ROW_IN: Final = 0.26  # of a method on an axis of methods
@@ -35,6 +36,11 @@ class View:
     def style(self, row: str) -> LineStyle:
         """The row's colour, dashes and marker, in every plot."""
         return line_style(self.grid.rows.index(row))
+
+    @property
+    def row_title(self) -> str:
+        """What the rows are, where their labels alone do not tell."""
+        return "" if all(map(speaks, self.grid.rows)) else self.grid.row_axis
 
     @property
     def metric(self) -> str:
@@ -63,7 +69,7 @@ class View:
         return {self.grid.row_axis or "run": row, **dict(zip(self.grid.column_axes, column, strict=True))}
 
 
-def shown(columns: Sequence[Column]) -> tuple[Sequence[Column], str]:
+def shown(columns: Sequence[_T]) -> tuple[Sequence[_T], str]:
     """The columns that get a panel, and the words that a caption ends with where there are more."""
     if len(columns) <= PANELS:
         return columns, ""
@@ -71,40 +77,47 @@ def shown(columns: Sequence[Column]) -> tuple[Sequence[Column], str]:
 
 
 def panels(
-    columns: Sequence[Column], *, height_in: float, legend_rows: int, share_y: bool = True, share_x: bool = False
+    titles: Sequence[str], *, height_in: float, legend_rows: int, share_y: bool = True, share_x: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with one titled panel per column, at most three side by side, and room for a legend on top."""
-    across = min(len(columns), 2 if len(columns) in (2, 4) else 3)
-    lines = math.ceil(len(columns) / across)
-    titles = [wrapped(title_of(column), across) for column in columns]
+    """A figure with one panel per title, at most three side by side, and room for a legend on top."""
+    across = min(len(titles), 2 if len(titles) in (2, 4) else 3)
+    lines = math.ceil(len(titles) / across)
+    titles = [wrapped(title, across) for title in titles]
     deepest = max(title.count("\n") + 1 for title in titles)
     figure = new_figure(0.45 + 0.22 * legend_rows + lines * (height_in + 0.17 * deepest))
     grid = figure.subplots(lines, across, squeeze=False, sharey=share_y, sharex=share_x)
     for axes, title in zip(grid.flat, titles, strict=False):
         axes.set_title(title, size=10)
         axes.tick_params(labelsize=9, labelbottom=True)
-    for axes in list(grid.flat)[len(columns) :]:
+    for axes in list(grid.flat)[len(titles) :]:
         axes.set_visible(False)
-    return figure, list(grid.flat)[: len(columns)]
+    return figure, list(grid.flat)[: len(titles)]
 
 
 def wrapped(text: str, across: int = 1) -> str:
     """Text in lines that fit one of `across` panels."""
     width = int(WIDTH_IN / across * _LETTERS_PER_IN) - 6
-    return "\n".join(textwrap.wrap(text, width)) or text
+    lines = [""]
+    for part in re.findall(r"[^ _(,=]*[ _(,=]?", text):  # labels are made of names, brackets and pairs
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip(" ") for line in lines)
 
 
-def rows_height_in(count: int, lanes: int = 1) -> float:
+def rows_height_in(rows: Sequence[str], lanes: int = 1) -> float:
     """The height of a panel with an axis of methods, each with so many marks above each other."""
-    return 0.55 + max(_ROW_IN, 0.09 * lanes) * count
+    lines = 1 + max(wrapped(row, 4).count("\n") for row in rows)
+    return 0.55 + max(_ROW_IN, 0.1 * lanes, 0.16 * lines) * len(rows)
 
 
-def rows_axis(axes: Sequence[Axes], rows: Sequence[str]) -> None:
+def rows_axis(axes: Sequence[Axes], rows: Sequence[str], *, title: str) -> None:
     """The common axis of methods of all panels, the first on top."""
     for each in axes:
         each.set_yticks(range(len(rows)), [wrapped(row, 4) for row in rows])
         each.set_ylim(len(rows) - 0.4, -0.6)
         each.tick_params(axis="y", length=0)
+    leftmost(axes, title)
 
 
 def leftmost(axes: Sequence[Axes], label: str) -> None:
@@ -115,7 +128,9 @@ def leftmost(axes: Sequence[Axes], label: str) -> None:
             each.set_ylabel(label)
 
 
-def legend(figure: Figure, axes: Sequence[Axes], labels: Sequence[str], *, length: float = 2.8) -> None:
+def legend(
+    figure: Figure, axes: Sequence[Axes], labels: Sequence[str], *, title: str = "", length: float = 2.8
+) -> None:
     """One legend on top for all panels: those of the labels that are drawn, in the order given."""
     found: dict[str, Any] = {}
     for each in axes:
@@ -128,6 +143,8 @@ def legend(figure: Figure, axes: Sequence[Axes], labels: Sequence[str], *, lengt
         loc="outside upper left",
         ncols=legend_columns(drawn),
         handlelength=length,
+        title=title or None,
+        alignment="left",
     )
 
 

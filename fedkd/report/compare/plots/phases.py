@@ -25,7 +25,9 @@ def draw(view: View) -> Plot | Skipped:
     grid = view.grid
     here, note = shown(columns)
     means = {(row, column): _means(view, row, column) for row in grid.rows for column in columns}
-    figure, axes = panels(here, height_in=rows_height_in(len(grid.rows)), legend_rows=1)
+    figure, axes = panels(
+        [view.grid.title(column) for column in here], height_in=rows_height_in(grid.rows), legend_rows=1
+    )
     for each, column in zip(axes, here, strict=True):
         start = [0.0] * len(grid.rows)
         for key, label, color in PHASES:
@@ -46,7 +48,7 @@ def draw(view: View) -> Plot | Skipped:
         each.grid(axis="x", color=GRID)
         each.set_xlabel("seconds")
         ticks(each)
-    rows_axis(axes, grid.rows)
+    rows_axis(axes, grid.rows, title=view.row_title)
     legend(figure, axes, [label for _, label, _ in PHASES], length=1.6)
     caption = (
         "Wall-clock seconds of a cell, mean over seeds; training and filters are sums over clients, the rest is "
