@@ -17,9 +17,9 @@ from fedkd.files import write_atomic
 from fedkd.report.events import History
 from fedkd.report.folder import RunFolder
 from fedkd.report.plots import write_plots
-from fedkd.report.plots.canvas import GRID, INK, MUTED, PAPER, SERIES, Plot, to_svg
+from fedkd.report.plots.canvas import GRID, INK, MUTED, PALETTE, PAPER, Plot, to_svg
 from fedkd.report.summary import Summary, read_summary, summarise
-from fedkd.report.template import CSS, PAGE
+from fedkd.report.template import COLORS, CSS, PAGE
 from fedkd.report.units import MISSING, format_bytes, format_figure, format_seconds, format_share, name_of_metric
 
 THEMED: Mapping[str, str] = {
@@ -27,7 +27,7 @@ THEMED: Mapping[str, str] = {
     MUTED: "var(--muted)",
     GRID: "var(--grid)",
     PAPER: "none",
-    **dict(zip(SERIES, ("var(--blue)", "var(--orange)", "var(--green)", "var(--purple)"), strict=True)),
+    **dict(zip(PALETTE, (f"var(--{name})" for name in COLORS), strict=True)),
 }
 
 
@@ -67,9 +67,13 @@ def write_report(folder: RunFolder) -> Path:
     return folder.report_html
 
 
-def inline_svg(plot: Plot) -> str:
-    """The plot's SVG as an element of an HTML page: ids its own, colours the theme's, named for screen readers."""
-    svg = to_svg(plot.figure)
+def inline_svg(plot: Plot, svg: str = "") -> str:
+    """The plot's SVG as an element of an HTML page: ids its own, colours the theme's, named for screen readers.
+
+    Args:
+        svg: the plot as `to_svg` drew it, where that was done before; drawing takes most of a report's time.
+    """
+    svg = svg or to_svg(plot.figure)
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # its rules would hold for the whole page
     svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href=", "href=")

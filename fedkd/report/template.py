@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+COLORS: Final = ("blue", "orange", "green", "purple", "amber", "sky", "graphite")  # the theme's, for plots' lines
+
 CSS: Final = """
 :root { color-scheme: light dark; --paper: #ffffff; --card: #f6f8fa; --ink: #1f2328; --muted: #59636e; --line: #d1d9e0;
-  --grid: #dfe3e8; --accent: #0072b2; --blue: #0072b2; --orange: #d55e00; --green: #009e73; --purple: #aa4499; }
+  --grid: #dfe3e8; --accent: #0072b2; --blue: #0072b2; --orange: #d55e00; --green: #009e73; --purple: #aa4499;
+  --amber: #a67c00; --sky: #3d97d6; --graphite: #3d444d; }
 @media (prefers-color-scheme: dark) { :root { --paper: #0d1117; --card: #161b22; --ink: #e6edf3; --muted: #9aa4af;
   --line: #30363d; --grid: #2b3138; --accent: #58b4e6; --blue: #56b4e9; --orange: #f0883e; --green: #3fbf95;
-  --purple: #d98cc9; } }
+  --purple: #d98cc9; --amber: #e6c229; --sky: #9bd1f5; --graphite: #c4ccd4; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }

@@ -25,6 +25,9 @@ MUTED: Final = "#6a737d"
 GRID: Final = "#dfe3e8"
 PAPER: Final = "#fefefe"
 SERIES: Final = ("#0072b2", "#d55e00", "#009e73", "#aa4499")  # told apart by colour-blind readers
+# Okabe and Ito's, the light ones darkened until they stand out from white at 3:1; more lines than this get dashes.
+PALETTE: Final = (*SERIES, "#a67c00", "#3d97d6", "#3d444d")
+MARKERS: Final = "os^DvP*X<>phd8"
 NOT_THERE: Final = "#9aa0a6"  # a heat map's cell without a value
 
 TICKS_UP_TO = 40  # more clients or classes than this get no tick label each
@@ -82,6 +85,21 @@ class Skipped:
     name: str
     title: str
     reason: str
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """How one line among many is told apart: by colour, dashes and marker, the last two also without colours."""
+
+    color: str
+    line: str
+    marker: str
+
+
+def line_style(number: int) -> LineStyle:
+    """The style of line `number`: different for the first fourteen, then they come again."""
+    dashes = ("-", "--")[number // len(PALETTE) % 2]
+    return LineStyle(PALETTE[number % len(PALETTE)], dashes, MARKERS[number % len(MARKERS)])
 
 
 @contextmanager
@@ -145,10 +163,20 @@ def number_ticks(axes: Axes, *, x: int | None = None, y: int | None = None) -> N
             )
 
 
-def heat_map(figure: Figure, axes: Axes, values: Array, *, label: str, high: float | None = 1.0) -> None:
+def heat_map(
+    figure: Figure,
+    axes: Axes,
+    values: Array,
+    *,
+    label: str,
+    low: float = 0.0,
+    high: float | None = 1.0,
+    digits: int | None = None,
+) -> None:
     """Draw `values` (rows, columns) as a heat map with a colour bar; small ones get their numbers written in.
 
-    The colour scale runs from 0 to `high`, or to the largest value.
+    The colour scale runs from `low` to `high`, or to the largest value. Numbers have two digits where the scale has an
+    end and none elsewhere, unless `digits` says otherwise.
     """
     colors = need("matplotlib", extra="viz", what="plotting").colormaps["cividis"].with_extremes(bad=NOT_THERE)
     top = high if high is not None else max(float(np.nanmax(values, initial=0.0)), 1.0)
@@ -157,17 +185,17 @@ def heat_map(figure: Figure, axes: Axes, values: Array, *, label: str, high: flo
     if columns > PICTURE_COLUMNS:  # smoothed sideways then; the copies keep that from blending rows
         picture = np.repeat(picture, math.ceil(PICTURE_COLUMNS / rows), axis=0)
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    image = axes.imshow(picture, cmap=colors, vmin=0.0, vmax=top, aspect="auto", extent=extent)
+    image = axes.imshow(picture, cmap=colors, vmin=low, vmax=top, aspect="auto", extent=extent)
     bar = figure.colorbar(image, ax=axes, label=label, pad=0.015, aspect=30, fraction=0.05)
     bar.outline.set_visible(False)
     axes.spines[:].set_visible(False)
     number_ticks(axes, x=columns, y=rows)
     if max(rows, columns) <= CELL_TEXT_UP_TO:
+        digits = digits if digits is not None else 2 if high is not None else 0
+        middle = low + 0.55 * (top - low)
         for (i, j), value in np.ndenumerate(values):
-            text = "" if np.isnan(value) else f"{value:.2f}" if high is not None else f"{value:.0f}"
-            axes.text(
-                j, i, text, ha="center", va="center", size=9, color="#000000" if value > 0.55 * top else "#ffffff"
-            )
+            text = "" if np.isnan(value) else f"{value:.{digits}f}"
+            axes.text(j, i, text, ha="center", va="center", size=9, color="#000000" if value > middle else "#ffffff")
 
 
 def heat_height_in(rows: int) -> float:
