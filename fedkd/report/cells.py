@@ -23,6 +23,7 @@ from fedkd.report.summary import Summary, client_figures
 from fedkd.types import Flat
 
 CELL_SCHEMA = 1
+CELLS = "cells"  # the folder of them
 _DIGITS = 6  # of the series: as many as a plot or table shows, and a file of tens of kilobytes
 
 

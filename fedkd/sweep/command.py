@@ -10,11 +10,15 @@ from typing import Any
 import typer
 
 from fedkd.compose import SIMULATIONS
-from fedkd.errors import ConfigError, RunError
+from fedkd.errors import ConfigError, MissingExtraError, RunError
 from fedkd.lookup import nearest
+from fedkd.report.compare import write_comparison
+from fedkd.report.compare.console import print_comparison
+from fedkd.report.compare.grid import read_grid
+from fedkd.report.compare.table import make_tables
 from fedkd.report.units import format_figure, format_seconds
 from fedkd.sweep.conduct import Progress, conduct_sweep, pending
-from fedkd.sweep.plan import Sweep, check_sweep, load_sweep
+from fedkd.sweep.plan import check_sweep, load_sweep
 from fedkd.sweep.pool import run_locally
 from fedkd.types import Flat
 
@@ -64,7 +68,7 @@ def run_compare(
         typer.echo(f"fedkd: stopped; the same command goes on from {folder}", err=True)
         raise typer.Exit(130) from None
     failed = [result for result in results if not result.is_done]
-    show(sweep, folder)
+    show(folder)
     if failed:
         raise RunError(
             f"{len(failed)} of {len(results)} cells failed, the first with: {failed[0].error}; the same command tries "
@@ -72,9 +76,14 @@ def run_compare(
         )
 
 
-def show(sweep: Sweep, folder: Path) -> None:
-    """Write the comparison and print where it lies."""
-    typer.echo(f"cells:  {folder / 'cells'}")
+def show(folder: Path) -> None:
+    """Write the comparison and print its table and where it lies."""
+    page: Path | None = None
+    try:
+        page = write_comparison(folder)
+    except MissingExtraError as error:
+        typer.echo(f"warning: no plots and no page: {error}", err=True)
+    print_comparison(make_tables(read_grid(folder))[0], page)
 
 
 def line(progress: Progress, seconds: float) -> str:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fedkd.errors import ConfigError, DataError
-from fedkd.report.cells import CellResult
+from fedkd.report.cells import CELLS, CellResult
 from fedkd.sweep.plan import Cell, Sweep, fingerprint
 from fedkd.sweep.pool import Done
 
-CELLS = "cells"
 Runner: TypeAlias = Callable[[Sequence[Cell]], Iterator[Done]]
 Listener: TypeAlias = Callable[["Progress"], object]
 
@@ -61,6 +60,7 @@ def conduct_sweep(sweep: Sweep, folder: Path, run: Runner, *, listener: Listener
     """
     todo = pending(sweep, folder)
     (folder / CELLS).mkdir(parents=True, exist_ok=True)
+    sweep.note.write(folder)
     for number, (cell, answer) in enumerate(run(todo), start=1):
         result = failed(cell, answer) if isinstance(answer, str) else CellResult(**answer)
         result.write(path_of(folder, cell))

@@ -17,6 +17,7 @@ from fedkd.errors import ConfigError, DataError, MissingExtraError
 from fedkd.experiment import CHOICES, PLAIN, Experiment, flatten
 from fedkd.federation.preflight import preflight
 from fedkd.lookup import nearest
+from fedkd.report.compare.note import SweepNote
 from fedkd.types import Flat, Scalar
 
 # Keys that change no number of a run: a cell that was measured elsewhere, or with other paths, counts all the same.
@@ -60,14 +61,14 @@ class Sweep:
 
     Attributes:
         axes: names of what is varied, in order; `seed` is always one.
-        published: figures of others: the labels of the cells that each belongs to, `value`, `source`, `note`.
+        note: what the comparison has to know: title, axes, published figures.
     """
 
     name: str
     title: str
     axes: tuple[str, ...]
     cells: tuple[Cell, ...]
-    published: tuple[Mapping[str, Any], ...] = ()
+    note: SweepNote
 
 
 def load_sweep(path: Path, overrides: Flat = {}) -> Sweep:  # noqa: B006 - never changed
@@ -111,12 +112,18 @@ def load_sweep(path: Path, overrides: Flat = {}) -> Sweep:  # noqa: B006 - never
             f"{origin}: two cells are called {twice!r}; give the values of an axis different labels", key="axes"
         )
     about = tree.get("sweep", {})
+    title = str(about.get("title", path.stem))
     return Sweep(
         name=str(about.get("name", path.stem)),
-        title=str(about.get("title", path.stem)),
+        title=title,
         axes=tuple(axes),
         cells=cells,
-        published=tuple(tree.get("published", ())),
+        note=SweepNote.of_plan(
+            title,
+            [cell.labels for cell in cells],
+            published=tree.get("published", ()),
+            command=f"fedkd compare {path.stem if path.parent.name == 'compare' else path.name}",
+        ),
     )
 
 

@@ -129,7 +129,7 @@ def tune(search: Search, folder: Path, *, told: Callable[[str], object] = print)
             shutil.rmtree(scratch, ignore_errors=True)
         return float(summary["metric_mean_final"])
 
-    def after(study: Any, trial: Any) -> None:
+    def after(_: Any, trial: Any) -> None:
         value = "stopped early" if trial.value is None else f"{trial.value:.4f}"
         told(f"trial {trial.number + 1}: {value}  {trial.params}")
 

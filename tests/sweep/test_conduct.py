@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fedkd.errors import ConfigError, DataError
-from fedkd.report.cells import CellResult
-from fedkd.sweep.conduct import CELLS, Progress, conduct_sweep, path_of, pending
+from fedkd.report.cells import CELLS, CellResult
+from fedkd.sweep.conduct import Progress, conduct_sweep, path_of, pending
 from fedkd.sweep.plan import Cell, Sweep, load_sweep
 from fedkd.sweep.pool import Done, job_of, run_locally
 from fedkd.sweep.work import run_cell

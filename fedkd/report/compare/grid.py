@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from fedkd.errors import DataError
-from fedkd.report.cells import CellResult
+from fedkd.report.cells import CELLS, CellResult
 from fedkd.report.compare.note import SEED, SweepNote
 
-CELLS = "cells"
 ALL = "all"  # the row of a sweep over nothing but seeds
 SIDE_BY_SIDE = 5  # columns of a table that fit a page
 NO_SEED = "0"

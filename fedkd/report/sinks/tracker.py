@@ -17,7 +17,7 @@ PROJECT = "fedkd"
 
 @final
 class Tracker:
-    """One tracker run for one fedkd run. Where it goes (account, offline, folder) is the tracker's own configuration."""
+    """One tracker run for one fedkd run. Where it goes (account, offline, folder) is for the tracker's own settings."""
 
     def __init__(self, module: str, folder: RunFolder, config: Flat) -> None:
         self._library = need(module, extra="tracking", what=f"the sink {module}")

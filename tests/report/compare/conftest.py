@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from fedkd import metric_names as m
-from fedkd.report.cells import CellResult
+from fedkd.report.cells import CELLS, CellResult
 from fedkd.report.compare import write_comparison
-from fedkd.report.compare.grid import CELLS
 from fedkd.report.compare.note import SweepNote
 
 ENVIRONMENT = {

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from fedkd.errors import ConfigError, DataError
-from fedkd.report.compare.grid import CELLS, blocks_of, make_grid, read_grid
+from fedkd.report.cells import CELLS
+from fedkd.report.compare.grid import blocks_of, make_grid, read_grid
 from fedkd.report.compare.note import SweepNote
 
 

@@ -65,7 +65,8 @@ def test_trackers_get_steps_that_only_grow(tmp_path: Path, monkeypatch: pytest.M
         "import json\nlines = []\n"
         "def init(project, name, config): lines.append(['init', project, name, config])\n"
         "def log(values, step): lines.append(['log', step, values])\n"
-        "import pathlib\ndef finish(): lines.append(['finish']); pathlib.Path('said.json').write_text(json.dumps(lines))\n"
+        "import pathlib\n"
+        "def finish(): lines.append(['finish']); pathlib.Path('said.json').write_text(json.dumps(lines))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     folder = RunFolder.create(tmp_path / "run")
