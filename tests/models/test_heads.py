@@ -20,5 +20,5 @@ def test_a_model_without_one_inside_is_refused(model: nn.Module) -> None:
         cut_head(model, key="teacher.name")
     assert caught.value.key == "teacher.name"
     assert str(caught.value).startswith("teacher.name names a ")
-    with pytest.raises(ConfigError, match="^names a "):
+    with pytest.raises(ConfigError, match=r"^names a "):
         cut_head(model, key="feature_model")

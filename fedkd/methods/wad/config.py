@@ -14,7 +14,7 @@ SCHEDULES = ("cosine", "constant")
 class WADConfig:
     """L = CE(f(x_l), y_l) + mean_u[w(u) CE(f(u), yhat(u))], w and yhat from a contrastive teacher.
 
-    Optimiser, learning rate, batches (labelled: `private_batch`, unlabelled: `distil_batch`) and steps per iteration are
+    Optimiser, learning rate, batches (labelled `private_batch`, unlabelled `distil_batch`) and steps per iteration are
     those of `schedule.*`; in the paper Adam at 5e-4, 32 and 32, 1500 steps. The teacher's training is another one and
     has options of its own.
     """

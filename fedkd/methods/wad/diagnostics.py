@@ -13,7 +13,7 @@ from fedkd.types import Array, Mask, Metrics
 
 
 def auroc(scores: Array, positive: Mask) -> float:
-    """Chance that a positive item scores higher than a negative one, ties counting half; 0.5 where there is one sort."""
+    """Chance that a positive item scores higher than a negative one, ties counting half; 0.5 for one sort alone."""
     count = int(positive.sum())
     others = len(positive) - count
     if not count or not others:

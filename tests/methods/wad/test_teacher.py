@@ -84,7 +84,7 @@ def test_a_torchvision_model_loses_its_head() -> None:
 
 
 def test_a_model_without_a_removable_head_is_refused() -> None:
-    with pytest.raises(ConfigError, match="teacher.name names a Sequential, which has no linear layer") as caught:
+    with pytest.raises(ConfigError, match=r"teacher\.name names a Sequential, which has no linear layer") as caught:
         ContrastiveEncoder(nn.Sequential(nn.Conv2d(1, 2, 3)), projection=5)
     assert caught.value.key == "teacher.name"
 
