@@ -43,6 +43,7 @@ class WADConfig:
     )
     student_views: bool = True  # flip, shift and noise on the student's inputs in training; images alone have them
     kd_weight: float = 1.0  # weight of w(u) KL(z_bar || f) on the proxy set; >= 0; not part of the paper
+    absent_weight: float = 0.0  # what classes without labels weigh when logits are shared, against the others; 0..1
 
     def __post_init__(self) -> None:
         check_choice("view", self.view, VIEWS)
@@ -59,4 +60,5 @@ class WADConfig:
             check_range(name, getattr(self, name), low=1)
         check_range("teacher_batch", self.teacher_batch, low=2)
         check_range("teacher_momentum", self.teacher_momentum, low=0.0, below=1.0)
+        check_range("absent_weight", self.absent_weight, low=0.0, high=1.0)
         check_range("alpha", self.alpha, low=0.0, high=1.0)

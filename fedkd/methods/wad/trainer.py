@@ -143,11 +143,11 @@ class WAD(LocalTrainer):
         return (ctx.task.predict(model, samples, ids, batch_size=ctx.profile.predict_batch),)
 
     def share(self, ctx: Context, state: State, rows: tuple[Rows, ...]) -> Share:
-        """Logits weighed by w / 2 at the client's own classes and by 0 at classes it has no labels of.
+        """Logits weighed by w / 2 at the client's own classes and by `absent_weight` times that at all others.
 
         Rows of no weight are left out: where all weights are zero, a mean would count them whole.
         """
-        own = np.zeros(ctx.task.num_outputs, np.float32)
+        own = np.full(ctx.task.num_outputs, self.config.absent_weight, np.float32)
         own[np.unique(state["labels"].numpy())] = 1.0
         weighted = []
         for each in rows:
