@@ -72,7 +72,7 @@ def teacher_lr(config: WADConfig, epoch: float) -> float:
 
 
 def train_teacher(
-    encoder: ContrastiveEncoder,
+    encoder: nn.Module,
     images: Float[Tensor, "n ..."],
     optimizer: optim.Optimizer,
     config: WADConfig,
@@ -110,7 +110,7 @@ def train_teacher(
 
 @torch.no_grad()
 def embed(
-    encoder: ContrastiveEncoder,
+    encoder: nn.Module,
     images: Float[Tensor, "n ..."],
     *,
     view: View,

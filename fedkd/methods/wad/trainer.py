@@ -37,7 +37,7 @@ from fedkd.models.build import architecture_of
 from fedkd.models.pool import snapshot
 from fedkd.rows import Knowledge, Rows, Share
 from fedkd.tasks.base import Evaluation
-from fedkd.types import Ids, Metrics
+from fedkd.types import Flat, Ids, Metrics
 
 ENCODER = "encoder"  # the role of the contrastive teacher, described by the group `teacher`
 LARGEST_WEIGHT = 2.0  # the widest margin of two cosines: w / 2 lies in 0..1
@@ -64,7 +64,7 @@ class WAD(LocalTrainer):
     models = (ModelRole(name="student"), ModelRole(name=ENCODER, group="teacher", source="trained"))
     kinds = frozenset({"logits"})
     metric = "acc_target"
-    toy_options: ClassVar[dict[str, str | int | float | bool]] = {
+    toy_options: ClassVar[Flat] = {
         "method.view": "noise",
         "method.student_views": False,
         "method.teacher_epochs": 2,
