@@ -152,7 +152,10 @@ class WAD(LocalTrainer):
         weighted = []
         for each in rows:
             trust = (state["proxy_weights"].numpy()[each.ids] / LARGEST_WEIGHT).clip(0.0, 1.0).astype(np.float32)
-            weighted.append(replace(each, weight=trust[:, None] * own).where(trust >= LEAST_SAID))
+            weight = (
+                trust if own.min() == own.max() else trust[:, None] * own
+            )  # one number a row where all classes are own
+            weighted.append(replace(each, weight=weight).where(trust >= LEAST_SAID))
         return Share(client_id=ctx.client_id, round_id=ctx.round_id, rows=tuple(weighted))
 
     def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
