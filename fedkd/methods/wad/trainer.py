@@ -54,8 +54,8 @@ class WAD(LocalTrainer):
 
     Config: ClassVar[type] = WADConfig
     about = About(
-        paper="Du, Zhao, Sheng, Li, Chen: Semi-Supervised Learning via Weight-aware Distillation under Class Distribution "
-        "Mismatch, ICCV 2023, arXiv 2308.11874",
+        paper="Du, Zhao, Sheng, Li, Chen: Semi-Supervised Learning via Weight-aware Distillation under Class "
+        "Distribution Mismatch, ICCV 2023, arXiv 2308.11874",
         year=2023,
         selects="proxy rows by the margin between the nearest labelled items, as weights of the client's own classes",
         exchanges="logits of proxy rows and a weight for each class of the client; their class-wise weighted mean",
