@@ -1,7 +1,8 @@
-"""All items of a client under one numbering: its labelled ones, its unlabelled ones, then the proxy set."""
+"""All items of a client under one numbering (labelled, unlabelled, proxy set), and the random views that fit them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 
 from fedkd.data.base import Samples
-from fedkd.errors import DataError
+from fedkd.errors import ConfigError, DataError
 from fedkd.methods.base import Context
+from fedkd.methods.wad.config import WADConfig
+from fedkd.methods.wad.views import OF_PIXELS, View, WeakView, on_inputs
 from fedkd.types import Ids
 
 
@@ -66,6 +69,37 @@ def items_of(ctx: Context) -> Items:
         proxy_start=size,
         groups=None if unlabelled is None else unlabelled.groups,
     )
+
+
+def view_of(table: Mapping[str, View], config: WADConfig, items: Items) -> View:
+    """The configured view of inputs.
+
+    Deviation: pixels in 0..1 are found from the range of each channel over the client's items, since a trainer is not
+    told how its data set was scaled.
+    """
+    view = table[config.view]
+    if config.view not in OF_PIXELS:
+        return view
+    _check_images(items, key="view", value=config.view, instead="noise")
+    low, high = items.inputs.amin((0, 2, 3)), items.inputs.amax((0, 2, 3))
+    return on_inputs(view, mean=low, sd=(high - low).clamp_min(torch.finfo(low.dtype).tiny))
+
+
+def student_view(config: WADConfig, items: Items) -> View | None:
+    """What the student sees of its inputs in training; None: the inputs as they are."""
+    if not config.student_views:
+        return None
+    _check_images(items, key="student_views", value=True, instead=False)
+    return WeakView()
+
+
+def _check_images(items: Items, *, key: str, value: object, instead: object) -> None:
+    if items.inputs.dim() != 4:
+        raise ConfigError(
+            f"method.{key} is {value!r}, which needs images (channels, height, width), but inputs have shape "
+            f"{tuple(items.inputs.shape[1:])}; set method.{key} = {instead!r}",
+            key=f"method.{key}",
+        )
 
 
 def _inputs(ctx: Context, samples: Samples) -> Tensor:

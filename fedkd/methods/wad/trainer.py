@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.data.base import Samples
-from fedkd.errors import ConfigError
 from fedkd.functional.confusion import accuracy
 from fedkd.functional.teachers import heard_columns, teacher_probs
 from fedkd.functional.wad import promotion_share
@@ -20,7 +19,7 @@ from fedkd.methods.evaluation import evaluate_rows
 from fedkd.methods.local_training import student_optimizer, train_round
 from fedkd.methods.wad.config import WADConfig
 from fedkd.methods.wad.diagnostics import guidance_figures, loss_figures, promotion_figures
-from fedkd.methods.wad.items import Items, items_of
+from fedkd.methods.wad.items import Items, items_of, student_view, view_of
 from fedkd.methods.wad.stages import (
     Guidance,
     Labelled,
@@ -32,7 +31,7 @@ from fedkd.methods.wad.stages import (
     student_losses,
 )
 from fedkd.methods.wad.teacher import ContrastiveEncoder, embed, teacher_optimizer, train_teacher
-from fedkd.methods.wad.views import KNOWLEDGE_VIEWS, OF_PIXELS, VIEWS, View, WeakView, on_inputs
+from fedkd.methods.wad.views import KNOWLEDGE_VIEWS, VIEWS
 from fedkd.models.build import architecture_of
 from fedkd.models.pool import snapshot
 from fedkd.rows import Knowledge, Rows, Share
@@ -84,7 +83,7 @@ class WAD(LocalTrainer):
         Deviation: the paper's teacher knows its own pool; here the proxy set, which every client sees, is in it.
         """
         items, config = items_of(ctx), self.config
-        view = _view(VIEWS, config, items)
+        view = view_of(VIEWS, config, items)
         with ctx.torch_rng("init"):
             student = ctx.models.fresh()
         with ctx.torch_rng("encoder"):
@@ -174,7 +173,7 @@ class WAD(LocalTrainer):
         projections = embed(
             self._encoder(ctx, state[ENCODER]),
             items.inputs,
-            view=_view(KNOWLEDGE_VIEWS, self.config, items),
+            view=view_of(KNOWLEDGE_VIEWS, self.config, items),
             views=self.config.views,
             rng=ctx.rng("views"),
             batch_size=ctx.profile.predict_batch,
@@ -210,7 +209,7 @@ class WAD(LocalTrainer):
             labelled_batch=ctx.schedule.private_batch,
             unlabelled_batch=ctx.schedule.distil_batch,
             rng=ctx.rng("student"),
-            view=_student_view(self.config, items),
+            view=student_view(self.config, items),
             peers=peers,
             unlabelled_weight=self.config.unlabelled_weight,
             kd_weight=self.config.kd_weight,
@@ -284,33 +283,3 @@ def _proxy_weights(before: Tensor, items: Items, guidance: Guidance) -> Tensor:
     is_proxy = guidance.ids >= items.proxy_start
     weights[(guidance.ids[is_proxy] - items.proxy_start).cpu()] = guidance.weights[is_proxy].float().cpu()
     return weights
-
-
-def _view(table: Mapping[str, View], config: WADConfig, items: Items) -> View:
-    """The configured view of inputs.
-
-    Deviation: pixels in 0..1 are found from the range of each channel over the client's items, since a trainer is not
-    told how its data set was scaled.
-    """
-    view = table[config.view]
-    if config.view not in OF_PIXELS:
-        return view
-    _check_images(items, key="view", value=config.view, instead="noise")
-    low, high = items.inputs.amin((0, 2, 3)), items.inputs.amax((0, 2, 3))
-    return on_inputs(view, mean=low, sd=(high - low).clamp_min(torch.finfo(low.dtype).tiny))
-
-
-def _student_view(config: WADConfig, items: Items) -> View | None:
-    if not config.student_views:
-        return None
-    _check_images(items, key="student_views", value=True, instead=False)
-    return WeakView()
-
-
-def _check_images(items: Items, *, key: str, value: object, instead: object) -> None:
-    if items.inputs.dim() != 4:
-        raise ConfigError(
-            f"method.{key} is {value!r}, which needs images (channels, height, width), but inputs have shape "
-            f"{tuple(items.inputs.shape[1:])}; set method.{key} = {instead!r}",
-            key=f"method.{key}",
-        )
