@@ -82,7 +82,8 @@ def view_of(table: Mapping[str, View], config: WADConfig, items: Items) -> View:
         return view
     _check_images(items, key="view", value=config.view, instead="noise")
     low, high = items.inputs.amin((0, 2, 3)), items.inputs.amax((0, 2, 3))
-    return on_inputs(view, mean=low, sd=(high - low).clamp_min(torch.finfo(low.dtype).tiny))
+    span = torch.where(high > low, high - low, 1.0)
+    return on_inputs(view, mean=-low / span, sd=1 / span)  # pixel = (input - low) / span
 
 
 def student_view(config: WADConfig, items: Items) -> View | None:
