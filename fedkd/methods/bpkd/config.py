@@ -8,6 +8,7 @@ from fedkd.checks import check_choice, check_range
 from fedkd.errors import ConfigError
 from fedkd.functional.bpkd import EDGE_NORMS
 
+ORDERS = ("joint", "private_then_distil", "distil_then_private")
 LOSSES = ("bpkd", "ce", "kl", "cwd")
 TRIMAPS = ("labels", "shuffled")
 SHARES = ("selective", "dense")
@@ -22,6 +23,7 @@ class BPKDConfig:
     width of 3 are a better start.
     """
 
+    order: str = "joint"  # labels and consensus in one step; or private_then_distil, or distil_then_private
     loss: str = "bpkd"  # or ce (labels alone), kl (CE + soft targets per pixel), cwd (CE + channel-wise, undivided)
     lambda_edge: float = 50.0  # lambda_E, weight of the edge loss; >= 0; 0 is the body-only ablation
     lambda_body: float = 20.0  # lambda_B, weight of the body loss; >= 0; 0 is the edge-only ablation
@@ -36,6 +38,7 @@ class BPKDConfig:
     body_factor: int = 4  # side of a body cell in pixels of the shared grid (stride 4 -> 16); >= 1
 
     def __post_init__(self) -> None:
+        check_choice("order", self.order, ORDERS)
         check_choice("loss", self.loss, LOSSES)
         for name in ("lambda_edge", "lambda_body", "kd_weight", "alpha"):
             check_range(name, getattr(self, name), low=0.0)

@@ -92,15 +92,16 @@ class BPKD(LocalTrainer):
         load_optimizer(optimizer, state["optimizer"])
         consensus = Consensus(knowledge.rows("proxy"), task, factor=config.body_factor)
         hears = len(consensus) > 0 and ctx.proxy is not None
+        distils = hears and config.loss != "ce"
         log: Log = defaultdict(list)
         with ctx.torch_rng("fit"):
             metrics = train_round(
                 ctx,
                 model,
                 optimizer,
-                order="private_then_distil",
+                order=config.order if distils and not ctx.closing else "private_then_distil",
                 private=self._private_loss(ctx, model, self._teacher(ctx, state), log),
-                distil=self._consensus_loss(ctx, model, consensus, log) if hears and config.loss != "ce" else None,
+                distil=self._consensus_loss(ctx, model, consensus, log) if distils else None,
                 num_targets=len(consensus),
             )
         after = state | {"student": snapshot(model), "optimizer": optimizer_state(optimizer)}
