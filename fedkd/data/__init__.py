@@ -10,6 +10,7 @@ DATASETS: Mapping[str, str] = {
     "fashion_mnist": "fedkd.data.mnist:load_fashion_mnist",
     "cifar10": "fedkd.data.cifar:load_cifar10",
     "camvid": "fedkd.data.camvid:load_camvid",
+    "figures": "fedkd.data.figures:load_figures",
     "shakespeare": "fedkd.data.text:load_shakespeare",
     "gsm8k": "fedkd.data.text:load_gsm8k",
     "folder": "fedkd.data.folder:load_folder",

@@ -9,4 +9,5 @@ METHODS: Mapping[str, str] = {
     "fd": "fedkd.methods.fd:FederatedDistillation",
     "ema_views": "fedkd.methods.ema_views:EmaViews",
     "wad": "fedkd.methods.wad.trainer:WAD",
+    "bpkd": "fedkd.methods.bpkd.trainer:BPKD",
 }
