@@ -12,6 +12,7 @@ DATASETS: Mapping[str, str] = {
     "camvid": "fedkd.data.camvid:load_camvid",
     "shakespeare": "fedkd.data.text:load_shakespeare",
     "gsm8k": "fedkd.data.text:load_gsm8k",
+    "grammar": "fedkd.data.grammar:load_grammar",
     "folder": "fedkd.data.folder:load_folder",
     "npz": "fedkd.data.npz:load_npz",
     "hub": "fedkd.data.hub:load_hub",
