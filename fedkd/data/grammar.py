@@ -1,4 +1,4 @@
-"""A stochastic grammar: spans by simple rules, which a small model learns, between spans from a table that is harder."""
+"""A stochastic grammar: spans by simple rules, for a small model, between spans from a harder table."""
 
 from __future__ import annotations
 

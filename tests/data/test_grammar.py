@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def grammar() -> Dataset:
 def spans(row: list[int]) -> list[list[int]]:
     """The whole spans of a sequence, without the last one, which may be cut."""
     starts = [at for at, token in enumerate(row) if token in OPENERS]
-    return [row[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+    return [row[start:end] for start, end in itertools.pairwise(starts)]
 
 
 def test_it_is_always_the_same_and_needs_no_file(grammar: Dataset) -> None:
@@ -72,5 +74,5 @@ def test_every_token_is_a_target_and_the_length_can_be_chosen() -> None:
     valid = task.valid(short.test)
     assert valid is not None
     assert valid[:, :-1].all()
-    with pytest.raises(ConfigError, match="data.name is 'digits'"):
+    with pytest.raises(ConfigError, match=r"data.name is 'digits'"):
         DataConfig(name="digits", length=20)

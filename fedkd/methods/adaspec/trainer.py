@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from fedkd.data.base import Samples
 from fedkd.errors import ConfigError
-from fedkd.exchange.extras import Acceptance, extra_of
 from fedkd.functional.adaspec import forward_kl_rows, select_tokens
 from fedkd.functional.aggregation import LOG_FLOOR, log_normalise
 from fedkd.functional.supports import top_support
@@ -37,11 +36,12 @@ from fedkd.methods.taught import Taught
 from fedkd.models.frozen import frozen
 from fedkd.models.optimizers import load_optimizer, optimizer_state
 from fedkd.models.pool import snapshot
-from fedkd.rows import Knowledge, Rows, Share, Stream
+from fedkd.rows import Extra, Knowledge, Rows, Share, Stream
 from fedkd.tasks.base import Evaluation, Task
 from fedkd.types import Array, Flat, Ids, Metrics
 
 DELTA = "delta"  # column: how much farther from the target the draft is than the reference, in nats
+COUNTERS = "acceptance"  # kind of the record of fedkd.exchange.extras
 GIVEN, OWN, REFERENCE = "teacher", "target", "reference"  # roles beside the student, which is the draft
 
 
@@ -62,7 +62,7 @@ class AdaSpec(LocalTrainer):
     )
     tasks = frozenset({"language"})
     kinds = frozenset({"log_probs"})
-    extras = frozenset({"acceptance"})
+    extras = frozenset({COUNTERS})
     metric = METRIC
     models = (
         ModelRole(name="student"),
@@ -170,8 +170,8 @@ class AdaSpec(LocalTrainer):
             device=ctx.device,
             at_once=ctx.task.block(ctx.profile.predict_batch),
         )
-        record = Acceptance(accepted=counted.accepted, rejected=counted.rejected)
-        return replace(share, extra=extra_of(record), metrics={"own_alpha": counted.rate})
+        record = Extra(kind=COUNTERS, data={"accepted": counted.accepted, "rejected": counted.rejected})
+        return replace(share, extra=record, metrics={"own_alpha": counted.rate})
 
     def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
         """alpha of the draft under this client's target, and the draft's figures of the task."""

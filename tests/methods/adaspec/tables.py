@@ -52,7 +52,7 @@ SYMBOLS = 7
 
 
 def texts(n: int = 12, t: int = 9, seed: int = 0) -> Samples:
-    """Sequences over seven symbols; labels on what follows the first three tokens, but for the last of odd sequences."""
+    """Sequences over seven symbols; labels are tokens after the first three, but for the last of odd sequences."""
     x = np.random.default_rng(seed).integers(SYMBOLS, size=(n, t)).astype(np.int32)
     response = np.ones((n, t), np.bool_)
     response[:, :3] = False

@@ -69,7 +69,9 @@ def test_delta_is_how_much_farther_the_draft_is_from_the_target_than_the_referen
     (every,) = here.trainer().predict(ctx, fitted, here.toy.public.inputs(), ids)
     parts = {"student": fitted["student"], "target": fitted["target"]["weights"], "reference": fitted["reference"]}
     p, q, r = (
-        torch.from_numpy(ctx.task.predict(ctx.models.load(role, parts[role]), here.toy.public, ids, batch_size=4).values)
+        torch.from_numpy(
+            ctx.task.predict(ctx.models.load(role, parts[role]), here.toy.public, ids, batch_size=4).values
+        )
         for role in ("target", "student", "reference")
     )
     np.testing.assert_allclose(
@@ -264,13 +266,13 @@ def test_what_does_not_fit_is_refused_before_a_run(keys: dict[str, Any], message
 
 
 def test_a_top_as_large_as_the_vocabulary_is_refused() -> None:
-    with pytest.raises(ConfigError, match=f"method.top is {LANGUAGE.classes}, but the vocabulary has"):
+    with pytest.raises(ConfigError, match=rf"method.top is {LANGUAGE.classes}, but the vocabulary has"):
         assert case(top=LANGUAGE.classes).streams
 
 
 def test_a_block_longer_than_the_texts_is_refused(fitted: Any) -> None:
     here = case(gamma=200)
-    with pytest.raises(ConfigError, match="method.gamma is 200, but the sequences have"):
+    with pytest.raises(ConfigError, match=r"method.gamma is 200, but the sequences have"):
         here.trainer().evaluate(here.toy.context(), fitted, here.toy.test)
 
 
