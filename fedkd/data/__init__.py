@@ -13,6 +13,7 @@ DATASETS: Mapping[str, str] = {
     "figures": "fedkd.data.figures:load_figures",
     "shakespeare": "fedkd.data.text:load_shakespeare",
     "gsm8k": "fedkd.data.text:load_gsm8k",
+    "grammar": "fedkd.data.grammar:load_grammar",
     "folder": "fedkd.data.folder:load_folder",
     "npz": "fedkd.data.npz:load_npz",
     "hub": "fedkd.data.hub:load_hub",

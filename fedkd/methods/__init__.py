@@ -10,4 +10,5 @@ METHODS: Mapping[str, str] = {
     "ema_views": "fedkd.methods.ema_views:EmaViews",
     "wad": "fedkd.methods.wad.trainer:WAD",
     "bpkd": "fedkd.methods.bpkd.trainer:BPKD",
+    "adaspec": "fedkd.methods.adaspec.trainer:AdaSpec",
 }
