@@ -8,4 +8,5 @@ METHODS: Mapping[str, str] = {
     "soft_targets": "fedkd.methods.soft_targets:SoftTargets",
     "fd": "fedkd.methods.fd:FederatedDistillation",
     "ema_views": "fedkd.methods.ema_views:EmaViews",
+    "mst_distill": "fedkd.methods.mst_distill.trainer:MSTDistill",
 }
