@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md anew from simulations/results/*.json.
+"""Write the tables of docs/results.md and of the method cards anew from simulations/results/*.json.
 
 python docs/build_tables.py            # rewrite
 python docs/build_tables.py --check    # fail where the page is not what the data say
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from fedkd.report.results import latest, read_results
 from fedkd.report.units import format_bytes, format_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "results.md"
+PAGES = (ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "methods").glob("*.md")))
 RESULTS = ROOT / "simulations" / "results"
-_BLOCK = re.compile(r"(<!-- (?P<kind>results|bench): (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(
+    r"(<!-- (?P<kind>results|bench|figures): (?P<name>\w+)(?P<rest>[^\n]*) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+)
 
 
 def table(name: str) -> str:
@@ -51,16 +53,27 @@ def table(name: str) -> str:
             )
             + " |"
         )
-    first = records[0]
-    hardware, versions = first["hardware"], first["versions"]
-    commits = ", ".join(dict.fromkeys(str(record["commit"])[:9] for record in records))
-    lines += [
-        "",
-        f"{first['num_clients']} clients, {first['rounds']} rounds unless the setting says otherwise. "
-        f"{hardware['processor']}, {hardware['cores']} cores; torch {versions['torch']}; commits {commits}. "
-        f"To repeat a row: `{first['command']}`, with the setting behind `-c`.",
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", _how(records)]) + "\n"
+
+
+def figures(name: str, rest: str) -> str:
+    """A Markdown table of chosen figures: `<!-- figures: wad methods/wad_pool | metric_mean_final, train/auroc -->`.
+
+    A row for each setting of that experiment in results/<name>.json, a column for each figure.
+    """
+    experiment, _, listed = rest.strip().partition("|")
+    wanted = [part.strip() for part in listed.split(",") if part.strip()]
+    found = latest(read_results(RESULTS / f"{name}.json"))
+    records = [record for record in found if record["experiment"] == experiment.strip()]
+    if not records or not wanted:
+        return "_Not measured yet._\n"
+    titles = [_title(figure, records[0]) for figure in wanted]
+    lines = [f"| setting | {' | '.join(titles)} | seeds |", "| --- " * (len(wanted) + 2) + "|"]
+    for record in records:
+        values = [record["figures"].get(each) or record.get("client_figures", {}).get(each) for each in wanted]
+        seeds = ", ".join(map(str, record["seeds"]))
+        lines.append(f"| {_setting(record)} | {' | '.join(map(_spread, values))} | {seeds} |")
+    return "\n".join([*lines, "", _how(records)]) + "\n"
 
 
 def filter_bench(name: str) -> str:
@@ -98,8 +111,34 @@ def filter_bench(name: str) -> str:
 
 def render(text: str) -> str:
     """The page with every block filled in."""
-    makers = {"results": table, "bench": filter_bench}
-    return _BLOCK.sub(lambda found: f"{found[1]}{makers[found['kind']](found['name'])}{found['end']}", text)
+
+    def made(found: re.Match[str]) -> str:
+        if found["kind"] == "figures":
+            return figures(found["name"], found["rest"])
+        return {"results": table, "bench": filter_bench}[found["kind"]](found["name"])
+
+    return _BLOCK.sub(lambda found: f"{found[1]}{made(found)}{found['end']}", text)
+
+
+def _how(records: Sequence[Mapping[str, Any]]) -> str:
+    """One line: sizes, hardware, commits, and the command of the first record."""
+    first = records[0]
+    hardware, versions = first["hardware"], first["versions"]
+    commits = ", ".join(dict.fromkeys(str(record["commit"])[:9] for record in records))
+    clients, rounds = first["num_clients"], first["rounds"]
+    return (
+        f"{clients} client{'s' if clients != 1 else ''}, {rounds} round{'s' if rounds != 1 else ''} unless the setting "
+        f"says otherwise. {hardware['processor']}, {hardware['cores']} cores; torch {versions['torch']}; commits "
+        f"{commits}. To repeat a row: `{first['command']}`, with the setting behind `-c`."
+    )
+
+
+def _title(figure: str, record: Mapping[str, Any]) -> str:
+    """A figure's name as the head of a column."""
+    if figure.startswith("metric_"):
+        when = {"metric_mean_final": "final", "metric_mean_best": "best"}.get(figure, figure)
+        return f"{record.get('metric', 'acc')}, {when}"
+    return figure.removeprefix("figures/").removeprefix("train/").replace("_", " ")
 
 
 def _setting(record: Mapping[str, Any]) -> str:
@@ -126,8 +165,9 @@ def _bytes(value: int | None) -> str:
 
 
 if __name__ == "__main__":
-    old = PAGE.read_text()
-    new = render(old)
+    stale = [page for page in PAGES if page.read_text() != render(page.read_text())]
     if "--check" in sys.argv[1:]:
-        sys.exit(0 if old == new else "docs/results.md is not what simulations/results say; run: make docs")
-    PAGE.write_text(new)
+        listed = ", ".join(str(page.relative_to(ROOT)) for page in stale)
+        sys.exit(f"{listed}: not what simulations/results say; run: make docs" if stale else 0)
+    for page in stale:
+        page.write_text(render(page.read_text()))

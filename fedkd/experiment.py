@@ -18,6 +18,7 @@ from fedkd.checks import check_choice, check_range
 from fedkd.data import PARTITIONS
 from fedkd.data.config import DataConfig
 from fedkd.data.proxy import ProxyConfig
+from fedkd.data.roles import RolesConfig
 from fedkd.errors import ConfigError
 from fedkd.exchange import CODECS, SCHEMES
 from fedkd.filters import FILTERS
@@ -163,6 +164,7 @@ PLAIN: Mapping[str, type] = {
     "data": DataConfig,
     "model": ModelConfig,
     "teacher": ModelConfig,  # read by methods that declare a teacher
+    "roles": RolesConfig,
     "proxy": ProxyConfig,
     "schedule": ScheduleConfig,
     "engine": EngineConfig,
@@ -190,6 +192,7 @@ class Experiment:
     data: DataConfig
     model: ModelConfig
     teacher: ModelConfig
+    roles: RolesConfig
     proxy: ProxyConfig
     schedule: ScheduleConfig
     engine: EngineConfig

@@ -16,6 +16,7 @@ from fedkd.errors import FedKDError
 from fedkd.report.console import summary_table
 from fedkd.report.folder import RunFolder
 from fedkd.report.results import append_result, make_record
+from fedkd.report.summary import client_figures
 from fedkd.runner import run
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,20 +30,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--into", default="", help="results file without .json; default: the experiment's name")
     arguments = parser.parse_args()
-    summaries, environment = [], {}
+    summaries, reported, environment = [], [], {}
     for seed in arguments.seeds:
         overrides = {"the command line": parse_overrides(arguments.config) | {"seed": seed}}
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "run"
             summaries.append(run(compose(experiment=arguments.experiment, overrides=overrides), out))
+            reported.append(client_figures(RunFolder.open(out)))
             environment = json.loads(RunFolder.open(out).env_json.read_text())
-        print(f"seed {seed}: {summaries[-1]['acc_mean_final']}", file=sys.stderr, flush=True)
+        print(f"seed {seed}: {summaries[-1]['metric_mean_final']}", file=sys.stderr, flush=True)
     record = make_record(
         experiment=arguments.experiment,
         overrides=arguments.config,
         seeds=arguments.seeds,
         summaries=summaries,
         environment=environment,
+        reported=reported,
     )
     append_result(RESULTS / f"{arguments.into or arguments.experiment}.json", record)
 

@@ -11,7 +11,7 @@ import numpy as np
 from fedkd.errors import DataError
 from fedkd.types import Array, Ids
 
-Role: TypeAlias = Literal["train", "val", "test", "unlabelled", "pool", "stream", "source", "paired", "seen_classes"]
+Role: TypeAlias = Literal["train", "val", "test", "unlabelled", "pool", "stream", "source"]
 ROLES: frozenset[str] = frozenset(get_args(Role))
 
 
@@ -173,11 +173,46 @@ class ImageSet:
 
 
 @dataclass(frozen=True, eq=False)
+class Oracle:
+    """Somebody who tells the labels of a pool (n,), up to `budget` of them in the whole run."""
+
+    labels: Array
+    budget: int
+
+    def reveal(self, picked: Ids) -> Array:
+        """The labels at `picked`: everything that the client has ever asked for, since nothing is kept here.
+
+        Raises:
+            DataError: a position twice, one that is not there, or more than the budget.
+        """
+        if len(picked) > self.budget or len(np.unique(picked)) < len(picked):
+            raise DataError(
+                f"{len(picked)} labels are asked for, {len(np.unique(picked))} of them different; expected each once "
+                f"and at most roles.budget = {self.budget}"
+            )
+        if len(picked) and not (picked.min() >= 0 and picked.max() < len(self.labels)):
+            raise DataError(f"labels of samples {picked.min()} to {picked.max()} of {len(self.labels)} are asked for")
+        answer: Array = self.labels[picked]
+        return answer
+
+
+@dataclass(frozen=True, eq=False)
 class ClientData:
-    """What one client holds, by role."""
+    """What one client holds, by role.
+
+    Attributes:
+        seen: classes that have labels; None where all may.
+        oracle: of the role `pool`.
+    """
 
     client_id: int
     roles: Mapping[str, Samples] = field(default_factory=dict)
+    seen: Ids | None = None
+    oracle: Oracle | None = None
+
+    def has(self, name: str) -> bool:
+        """Whether it holds samples of that role."""
+        return name in self.roles and len(self.roles[name]) > 0
 
     def role(self, name: str) -> Samples:
         """The samples that play the role `name`; DataError says which roles there are."""

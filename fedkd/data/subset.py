@@ -24,15 +24,16 @@ def reduced(train: Samples, test: Samples, config: DataConfig) -> tuple[Samples,
     return _at_most(train, config.max_train, "max_train"), _at_most(test, config.max_test, "max_test")
 
 
-def split_off(labels: Array, share: float, name: str) -> tuple[Ids, Ids]:
+def split_off(labels: Array, share: float, name: str, *, rng: np.random.Generator | None = None) -> tuple[Ids, Ids]:
     """(positions that stay, positions held out), ascending, `share` of each class held out.
 
     Of two or more samples of a class at least one goes to each side; a single one stays.
 
     Args:
         name: of the fixed stream; the same name draws the same samples again.
+        rng: draws in place of the fixed stream.
     """
-    rng = stream(0, f"data/{name}")
+    rng = stream(0, f"data/{name}") if rng is None else rng
     held_out = []
     for ids in _groups(labels):
         count = min(max(round(share * len(ids)), 1), len(ids) - 1)

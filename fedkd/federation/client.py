@@ -27,15 +27,15 @@ from fedkd.types import Ids, Metrics
 
 def choose(workspace: Workspace, client_id: int, proxy: Samples, own_ids: Ids) -> Selection:
     """What the client's filter makes of the proxy set: once, for the whole run."""
-    experiment, keys = workspace.experiment, workspace.experiment.selection
+    experiment, keys, task = workspace.experiment, workspace.experiment.selection, workspace.task
     feature_map = build_feature_map(
         keys.features, dim=keys.feature_dim, checkpoint=keys.checkpoint, model=keys.feature_model
     )
     seed = stream_seed(experiment.core.seed, "filter", client=client_id)
     return select(
         experiment.filter.create(seed=seed % 2**32),
-        private=workspace.data(client_id).train,
-        proxy=proxy,
+        private=task.filter_inputs(workspace.data(client_id).train),
+        proxy=task.filter_inputs(proxy),
         own_ids=own_ids,
         own_sample_stage=keys.own_sample_stage,
         holdout=keys.holdout,

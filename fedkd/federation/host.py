@@ -98,7 +98,8 @@ class ClientHost:
 
         def answer(client_id: int) -> Parcel:
             given = workspace.contribution(client_id)[0]
-            return travels(Contribution(given.inputs(), labels=given.strata if wants_labels else None).to_parcel())
+            shown = workspace.task.public(given)
+            return travels(Contribution(shown, labels=given.strata if wants_labels else None).to_parcel())
 
         return Bundle(CONTRIBUTE, Parcel(), _each(clients, answer))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,10 @@ from fedkd.models.roles import Group, ModelRole
 from fedkd.models.spec import ModelSpec
 from fedkd.streams import stream
 from fedkd.tasks.base import Task
-from fedkd.types import Array
+from fedkd.types import Array, Ids
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-ROLES_OF_A_DATASET = frozenset({"train", "test"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +63,7 @@ def preflight(experiment: Experiment) -> Plan:
     partition.transform(0, dataset.train.x[:1])  # refuses here what it would refuse on every client
     _check_enough(experiment, [len(index) for index in indices])
     _check_roles(experiment)
+    _check_targets(experiment, dataset, indices)
     _check_quorum(experiment)
     _check_models(experiment, dataset)
     _check_device(experiment)
@@ -121,19 +119,46 @@ def _check_quorum(experiment: Experiment) -> None:
 
 def _check_roles(experiment: Experiment) -> None:
     """What a method needs of a client's data must be there before anything is trained."""
-    missing = sorted(experiment.method.cls.needs - ROLES_OF_A_DATASET)
+    given = experiment.roles.given
+    missing = sorted(experiment.method.cls.needs - given)
     if missing:
         raise DataError(
-            f"method {experiment.method.name!r} needs data in the roles {', '.join(missing)}, which data set "
-            f"{experiment.data.name!r} does not give (it gives {', '.join(sorted(ROLES_OF_A_DATASET))}); "
-            "choose another method or data set"
+            f"method {experiment.method.name!r} needs data in the roles {', '.join(missing)}, but the private samples "
+            f"are dealt to {', '.join(sorted(given))} alone; set roles.labelled or roles.targets for unlabelled ones, "
+            "roles.budget for a pool, roles.val, roles.stream, or choose another method"
         )
+
+
+def _check_targets(experiment: Experiment, dataset: Dataset, indices: Sequence[Ids]) -> None:
+    """Every client has a sample of a class that keeps its labels."""
+    targets = experiment.roles.target_classes
+    if targets is None:
+        return
+    if targets.max() >= dataset.num_classes:
+        raise ConfigError(
+            f"roles.targets is {experiment.roles.targets!r}, but data set {dataset.name!r} has classes 0 to "
+            f"{dataset.num_classes - 1}",
+            key="roles.targets",
+        )
+    strata = dataset.train.strata
+    for client_id, index in enumerate(indices):
+        if not np.isin(strata[index], targets).any():
+            raise DataError(
+                f"client {client_id} gets no sample of the classes {experiment.roles.targets} (roles.targets) from "
+                f"partition {experiment.partition.name!r}, so it has nothing to train on; name other classes or take "
+                "another partition"
+            )
+
+
+def task_of(experiment: Experiment, dataset: Dataset) -> Task[Any]:
+    """The experiment's task over its data."""
+    task: Task[Any] = experiment.task.cls.of(experiment.task.config, dataset)
+    return task
 
 
 def model_spec(experiment: Experiment, dataset: Dataset) -> ModelSpec:
     """What the models of the experiment's task take and give."""
-    task: Task[Any] = experiment.task.cls.of(experiment.task.config, dataset)
-    return task.model_spec(dataset)
+    return task_of(experiment, dataset).model_spec(dataset)
 
 
 def _check_models(experiment: Experiment, dataset: Dataset) -> None:

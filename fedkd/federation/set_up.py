@@ -26,7 +26,7 @@ from fedkd.federation.messages import (
     Request,
     RoundResult,
 )
-from fedkd.federation.preflight import Plan
+from fedkd.federation.preflight import Plan, task_of
 from fedkd.federation.setting import Setting
 from fedkd.federation.setup_messages import Assignment, Contribution, SetupResult
 from fedkd.federation.wire import Parcel
@@ -106,7 +106,8 @@ class SetUp:
     def _contribution(self, parcel: Parcel) -> Contribution:
         """A contribution that fits the data set."""
         given, dataset = Contribution.from_parcel(parcel), self.plan.dataset
-        wanted = {name: _form(array) for name, array in dataset.train.inputs().arrays().items()}
+        public = task_of(self.experiment, dataset).public(dataset.train.take(np.arange(1)))
+        wanted = {name: _form(array) for name, array in public.arrays().items()}
         found = {name: _form(array) for name, array in given.inputs.arrays().items()}
         if found != wanted:
             raise BadReplyError(f"inputs are {_words(found)}, expected {_words(wanted)} as the data set has them")

@@ -19,10 +19,12 @@ from fedkd.data.contribution import split_contribution
 from fedkd.data.load import load_dataset
 from fedkd.data.partition_file import PartitionTable
 from fedkd.data.proxy import Proxy
+from fedkd.data.roles import deal
 from fedkd.errors import BadReplyError, StateError
 from fedkd.experiment import Experiment
 from fedkd.federation import tree
 from fedkd.federation.messages import Job
+from fedkd.federation.preflight import task_of
 from fedkd.federation.store import SETUP, StateStore
 from fedkd.federation.wire import Parcel, load_arrays, save_arrays
 from fedkd.files import write_atomic
@@ -84,8 +86,7 @@ class Workspace:
     @functools.cached_property
     def task(self) -> Task[Any]:
         """The task over the data set."""
-        task: Task[Any] = self.experiment.task.cls.of(self.experiment.task.config, self.dataset)
-        return task
+        return task_of(self.experiment, self.dataset)
 
     @functools.cached_property
     def trainer(self) -> LocalTrainer:
@@ -140,8 +141,9 @@ class Workspace:
     def data(self, client_id: int) -> ClientData:
         """The client's data, by role."""
         if client_id not in self._data:
-            private = self.contribution(client_id)[1]
-            self._data[client_id] = ClientData(client_id, {"train": private, "test": self.dataset.test})
+            private, plan = self.contribution(client_id)[1], self.experiment.roles
+            rng = stream(self.experiment.core.seed, "roles", client=client_id)
+            self._data[client_id] = deal(client_id, private, self.dataset.test, plan, rng)
         return self._data[client_id]
 
     def keep_proxy(self, version: str, samples: Samples) -> None:

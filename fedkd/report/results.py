@@ -15,6 +15,8 @@ from fedkd.files import write_atomic
 from fedkd.provenance import processor
 
 FIGURES = (
+    "metric_mean_final",
+    "metric_mean_best",
     "acc_mean_final",
     "acc_mean_best",
     "metric_std_clients_final",
@@ -36,13 +38,16 @@ def make_record(
     seeds: Sequence[int],
     summaries: Sequence[Mapping[str, Any]],
     environment: Mapping[str, Any],
+    reported: Sequence[Mapping[str, float]] = (),
 ) -> dict[str, Any]:
     """One record from the summaries of the seeds.
 
     Args:
+        reported: what the clients report beside the score, by seed.
         environment: what env.json holds; the commit is that of the code that ran.
     """
     first = summaries[0]
+    names = sorted({name for each in reported for name in each})
     command = ["python", "simulations/measure.py", experiment, *(f"-c {shlex.quote(pair)}" for pair in overrides)]
     return {
         "experiment": experiment,
@@ -55,7 +60,9 @@ def make_record(
         **{key: first[key] for key in ("preset", "method", "scheme", "dataset", "partition", "num_clients", "rounds")},
         "engine": first["engine"],
         "seeds": list(seeds),
+        "metric": first["metric_name"],
         "figures": {name: spread([summary[name] for summary in summaries]) for name in FIGURES},
+        "client_figures": {name: spread([each.get(name) for each in reported]) for name in names},
     }
 
 

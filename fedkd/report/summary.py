@@ -80,6 +80,13 @@ def write_summary(
     return summary
 
 
+def client_figures(folder: RunFolder) -> dict[str, float]:
+    """Last mean over clients of each number that evaluations (figures/*) and training (train/*) report by the way."""
+    history = History.read(folder.metrics_jsonl)
+    prefixes = (m.FIGURES_PREFIX, m.TRAIN_PREFIX)
+    return {name: float(history.last(name)) for name in history.names() if name.startswith(prefixes)}
+
+
 def read_summary(folder: RunFolder) -> Summary | None:
     """The summary that the run wrote; None where it has not got so far.
 

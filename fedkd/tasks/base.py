@@ -79,6 +79,14 @@ class Task(ABC, Generic[B]):
             more={name: (array.shape[1:], str(array.dtype)) for name, array in more.items()},
         )
 
+    def public(self, samples: Samples) -> Samples:
+        """What of private samples may enter a contributed proxy set: their inputs, unless a task holds some back."""
+        return samples.inputs()
+
+    def filter_inputs(self, samples: Samples) -> Samples:
+        """Samples as filters compare them: x (n, ...) of numbers that a distance makes sense for."""
+        return samples
+
     @abstractmethod
     def batch(self, samples: Samples, index: Ids, device: str) -> B:
         """The samples at `index` (b,) as tensors on the device; targets are None where the samples have none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
@@ -14,6 +14,7 @@ from fedkd.rows import Kind, Rows
 from fedkd.tasks.base import Evaluation, Tally, Task
 from fedkd.tasks.batches import DenoiseBatch, needed, tensor_of
 from fedkd.tasks.calls import ask
+from fedkd.tasks.tokens import WIDEST, token_shares
 from fedkd.types import Ids, Mask
 
 if TYPE_CHECKING:
@@ -53,6 +54,13 @@ class Diffusion(Task[DenoiseBatch]):
                 "another task or data set"
             )
         return cls(num_outputs=math.prod(dataset.input_shape))
+
+    def filter_inputs(self, samples: Samples) -> Samples:
+        """How often each word stands in the prompt: latents of noise resemble nothing. Without prompts, the latents."""
+        prompts = samples.more.get(PROMPT)
+        if prompts is None:
+            return samples
+        return replace(samples, x=token_shares(prompts, np.ones(prompts.shape, bool), num_words=WIDEST))
 
     def batch(self, samples: Samples, index: Ids, device: str) -> DenoiseBatch:
         """Latents, time steps, prompts and the noise."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, final
 
 from fedkd.data.base import Dataset, Samples
@@ -22,7 +22,9 @@ SECOND = "b"  # the name of the second modality among Samples.more
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTextConfig:
-    """No options: classes and shapes are the data set's."""
+    """What of a pair is shown to others."""
+
+    paired_proxy: bool = False  # true: contributed samples carry both modalities, not the first one alone
 
 
 @final
@@ -35,14 +37,22 @@ class ImageText(Task[PairBatch]):
     """
 
     num_outputs: int
+    paired_proxy: bool = False
     Config: ClassVar[type] = ImageTextConfig
     name: ClassVar[str] = "image_text"
     metric: ClassVar[str] = "acc"
 
     @classmethod
-    def of(cls, config: ImageTextConfig, dataset: Dataset) -> ImageText:  # noqa: ARG003 - the contract's arguments
+    def of(cls, config: ImageTextConfig, dataset: Dataset) -> ImageText:
         """Over the data set's classes."""
-        return cls(num_outputs=dataset.num_classes)
+        return cls(num_outputs=dataset.num_classes, paired_proxy=config.paired_proxy)
+
+    def public(self, samples: Samples) -> Samples:
+        """The first modality, and the second where it is meant to be shown."""
+        shown = samples.inputs()
+        if self.paired_proxy:
+            return shown
+        return replace(shown, more={name: array for name, array in shown.more.items() if name != SECOND})
 
     @property
     def table_shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
@@ -16,6 +16,7 @@ from fedkd.rows import Rows
 from fedkd.tasks.base import Evaluation, Tally, Task
 from fedkd.tasks.batches import TokenBatch, tensor_of
 from fedkd.tasks.calls import ask
+from fedkd.tasks.tokens import token_shares
 from fedkd.types import Array, Ids, Mask, Metrics
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class Language(Task[TokenBatch]):
         targets = np.full(samples.x.shape, IGNORE, np.int64)
         targets[:, :-1] = np.where(keep[:, 1:], samples.x[:, 1:], IGNORE)
         return targets
+
+    def filter_inputs(self, samples: Samples) -> Samples:
+        """How often each word stands in a sequence, as a share of its tokens."""
+        counts = token_shares(samples.x, self._is_token(samples.x), num_words=self.num_outputs)
+        return replace(samples, x=counts)
 
     def batch(self, samples: Samples, index: Ids, device: str) -> TokenBatch:
         """Tokens, the word after each, and where there are tokens at all."""

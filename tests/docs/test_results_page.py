@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ SUMMARY = {
     "num_clients": 10,
     "rounds": 3,
     "engine": "local",
+    "metric_name": "acc",
+    "metric_mean_final": 0.5,
+    "metric_mean_best": 0.75,
     "acc_mean_final": 0.5,
     "acc_mean_best": 0.75,
     "metric_std_clients_final": 0.1,
@@ -88,3 +92,24 @@ def test_a_damaged_results_file_is_one_clear_error(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(DataError, match="expected a list"):
         read_results(path)
+
+
+def test_a_card_shows_chosen_figures_of_one_experiment(repo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(repo_root / "docs")
+    build_tables = importlib.import_module("build_tables")
+    reported = [{"train/auroc": 0.75}, {"train/auroc": 0.85}]
+    made = make_record(
+        experiment="methods/x_pool",
+        overrides=["method.select=random"],
+        seeds=[0, 1],
+        summaries=[SUMMARY, SUMMARY],
+        environment=ENVIRONMENT,
+        reported=reported,
+    )
+    monkeypatch.setattr(build_tables, "read_results", lambda path: [record(), made])
+    page = "a\n<!-- figures: x methods/x_pool | metric_mean_final, train/auroc -->\nold\n<!-- end -->\nb"
+    table = build_tables.render(page).splitlines()
+    assert table[2] == "| setting | acc, final | auroc | seeds |"
+    assert table[4] == "| `method.select=random` | 0.5000 ± 0.0000 | 0.8000 ± 0.0707 | 0, 1 |"
+    assert len([line for line in table if line.startswith("|")]) == 3  # the other experiment's record is not shown
+    assert table[-2:] == ["<!-- end -->", "b"]

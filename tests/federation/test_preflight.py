@@ -130,3 +130,11 @@ def test_one_sample_is_enough_where_none_is_given_away() -> None:
     few = {"partition.name": "iid", "num_clients": 800}
     for rest in ({"proxy.keep_private": True}, {"preset": "local_only"}):
         assert len(preflight(experiment("edgefd", {**few, **rest})).partition.indices) == 800
+
+
+def test_roles_of_the_data_are_checked_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match=r"roles\.targets is '0,10', but data set 'digits' has classes 0 to 9"):
+        preflight(experiment(changes={"roles.targets": "0,10"}))
+    with pytest.raises(DataError, match=r"client 2 gets no sample of the classes 0,1 \(roles\.targets\)"):
+        preflight(experiment(changes={"roles.targets": "0,1"}))
+    preflight(experiment(changes={"roles.targets": "0,1", "partition.name": "iid"}))
