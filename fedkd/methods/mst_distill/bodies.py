@@ -15,7 +15,6 @@ from fedkd.methods.mst_distill.config import MSTDistillConfig
 from fedkd.methods.mst_distill.mixture import Networks, Specialists, build_specialists
 from fedkd.methods.mst_distill.networks import GateNet, PairedTeacher, UnimodalNet
 from fedkd.models.config import ModelConfig
-from fedkd.models.options import parse_options
 from fedkd.models.pool import ClientModels, snapshot
 from fedkd.models.spec import ModelSpec
 from fedkd.tasks.image_text import SECOND
@@ -24,7 +23,7 @@ Weights = Mapping[str, Any]  # of T ("teacher"), A ("auxiliary") and the masks (
 
 
 def mlp(config: ModelConfig, spec: ModelSpec) -> nn.Module:
-    """Flattened input, `fc1` of `config.hidden` units, `fc2` of half as many, `fc3`: the paper's form of a small network."""
+    """Flattened input, `fc1` of `config.hidden` units, `fc2` of half as many, `fc3` the logits."""
     width = int(np.prod(spec.input_shape))
     return UnimodalNet(width, num_outputs=spec.num_outputs, hidden=(config.hidden, config.hidden // 2))
 
@@ -64,9 +63,7 @@ def networks_of(ctx: Context, config: MSTDistillConfig, student: nn.Module, weig
 
     return Networks(
         _live(models, "teacher", teacher, weights.get("teacher")),
-        _live(
-            models, "auxiliary", lambda: body(config.auxiliary_model, of_b, other_options), weights.get("auxiliary")
-        ),
+        _live(models, "auxiliary", lambda: body(config.auxiliary_model, of_b, other_options), weights.get("auxiliary")),
         student,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedkd.checks import check_choice, check_range
+from fedkd.checks import check_choice, check_range, names_in
 from fedkd.errors import ConfigError
 from fedkd.methods.local_training import ORDERS
 from fedkd.models.options import parse_options
@@ -19,9 +19,9 @@ HOOKS = ("single", "cumulative")
 class MSTDistillConfig:
     """Stage 1 trains T, A and S together, stage 2 the masks, stage 3 S and the gate.
 
-    Stages 1 and 2 run once, before the first round, with Adam; stage 3 is the rounds, whose epochs, batch, optimiser and
-    learning rate are those of `schedule.*`. It minimises L3 = w_task CE + w_kl L_kd + w_lb L_lb. The defaults are the
-    authors'.
+    Stages 1 and 2 run once, before the first round, with Adam and batches of `schedule.private_batch`. Stage 3 is the
+    rounds, with epochs, batch, optimiser and learning rate of `schedule.*`; it minimises
+    L3 = w_task CE + w_kl L_kd + w_lb L_lb. The defaults are the authors'.
     """
 
     teacher_model: str = ""  # T(a, b); "": an encoder for each modality, joined in `fusion`, then `fc1`, `fc2`, `fc3`
@@ -83,7 +83,7 @@ class MSTDistillConfig:
         check_choice("lb_mode", self.lb_mode, ("kl", "cv"))
         check_choice("upload", self.upload, UPLOADS)
         for name in ("teacher_layers", "auxiliary_layers"):
-            _names(name, getattr(self, name))
+            names_in(name, getattr(self, name))
         if self.k > self.num_teachers:
             raise ConfigError(
                 f"is {self.k}, but there are {self.num_teachers} teachers, one per layer of method.teacher_layers and "
@@ -94,23 +94,14 @@ class MSTDistillConfig:
     @property
     def layers_of_teacher(self) -> tuple[str, ...]:
         """Names of T's masked layers."""
-        return _names("teacher_layers", self.teacher_layers)
+        return names_in("teacher_layers", self.teacher_layers)
 
     @property
     def layers_of_auxiliary(self) -> tuple[str, ...]:
         """Names of A's masked layers."""
-        return _names("auxiliary_layers", self.auxiliary_layers)
+        return names_in("auxiliary_layers", self.auxiliary_layers)
 
     @property
     def num_teachers(self) -> int:
         """2L in the paper: one specialised teacher per masked layer."""
         return len(self.layers_of_teacher) + len(self.layers_of_auxiliary)
-
-
-def _names(key: str, text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names) or len(set(names)) < len(names):
-        raise ConfigError(
-            f"is {text!r}, expected the names of different layers separated by commas, like 'fc1,fc2'", key=key
-        )
-    return names

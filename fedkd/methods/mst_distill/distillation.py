@@ -1,4 +1,4 @@
-"""Stage 3 of MST-Distill on modules and tensors: what the student and the gate learn from a mixture of frozen teachers."""
+"""Stage 3 of MST-Distill on modules and tensors: student and gate learn from a mixture of frozen teachers."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Distillation:
         return self._mixture(said, offered, columns, "proxy_")
 
     def metrics(self) -> Metrics:
-        """Means of the losses; `routing/<j>`, the share of picks (soft: of q) that teacher j got, the aggregate last."""
+        """Means of the losses; `routing/<j>`, teacher j's share of picks (soft: of q), the aggregate last."""
         found = mean_losses(self._losses)
         if self._routed is not None:
             shares = (self._routed / self._routed.sum().clamp_min(1)).tolist()

@@ -180,7 +180,9 @@ class PairedTeacher(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Float[Tensor, "n c"]:
         """Logits."""
-        return _through(self, self.names, self.fusion(torch.cat([ask(self.encoder_a, a), ask(self.encoder_b, b)], dim=1)))
+        return _through(
+            self, self.names, self.fusion(torch.cat([ask(self.encoder_a, a), ask(self.encoder_b, b)], dim=1))
+        )
 
 
 def _add_linear(net: nn.Module, widths: Sequence[int]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from fedkd.methods.local_training import student_optimizer, train_round
 from fedkd.methods.mst_distill.bodies import gate_of, is_paired, networks_of, specialists_of
 from fedkd.methods.mst_distill.config import MSTDistillConfig
 from fedkd.methods.mst_distill.distillation import Distillation, validation_loss
+from fedkd.methods.mst_distill.loops import other
 from fedkd.methods.mst_distill.mixture import Networks, Pairs, Specialists
 from fedkd.methods.mst_distill.stages import cotrain, mask_divergences, train_masks
 from fedkd.methods.taught import Taught
@@ -28,10 +29,10 @@ from fedkd.models.frozen import frozen
 from fedkd.models.optimizers import load_optimizer, optimizer_state
 from fedkd.models.pool import snapshot
 from fedkd.rows import Knowledge, Rows, Share
-from fedkd.tasks.batches import PairBatch
-from fedkd.tasks.calls import ask
 from fedkd.tasks.base import Evaluation
-from fedkd.types import Array, Flat, Ids, Metrics
+from fedkd.tasks.batches import PairBatch, needed
+from fedkd.tasks.calls import ask
+from fedkd.types import Flat, Ids, Metrics
 
 _log = logging.getLogger(__name__)
 _LEAST = 1e-8  # a probability that was rounded to 0 on the wire counts as this
@@ -112,7 +113,8 @@ class MSTDistill(LocalTrainer):
                 remember=self.config.cache_teachers and plan.num_private_steps(size) > per_epoch and not ctx.closing,
                 batch=plan.private_batch,
             )
-            best = _Best(student, self._val(ctx) if self.config.keep_best else None, state, losses, per_epoch, ctx.profile.predict_batch)
+            val = self._val(ctx) if self.config.keep_best else None
+            best = _Best(student, val, state, losses, per_epoch, ctx.profile.predict_batch)
             with ctx.torch_rng("fit"):
                 metrics = train_round(
                     ctx,
@@ -154,7 +156,7 @@ class MSTDistill(LocalTrainer):
         return evaluate_rows(self, ctx, state, samples)
 
     def _at_home(self, ctx: Context, student: nn.Module) -> tuple[State, Metrics]:
-        """Stages 1 and 2: the weights of T, A and the masks, with figures of both stages; the student is trained too."""
+        """Stages 1 and 2: the weights of T, A and the masks, with figures; the student is trained too."""
         if not is_paired(ctx.data.train):
             _log.warning("client %d has one modality: labels and the aggregate alone teach it", ctx.client_id)
             return {"teacher": {}, "auxiliary": {}, "masks": {}}, {}
@@ -263,10 +265,11 @@ def _rows(ctx: Context, model: nn.Module, samples: Samples, ids: Ids, *, both: b
 
 def _accuracies(networks: Networks, data: Pairs, batch: int) -> Metrics:
     """Of T, A and S after stage 1."""
-    hits: list[Array] = []
+    hits: list[torch.Tensor] = []
     with frozen(*networks.modules()), torch.no_grad():
         for start in range(0, len(data), batch):
             some = data.at(np.arange(start, min(start + batch, len(data))))
-            hits.append(np.stack([(said.argmax(1) == some.y).cpu().numpy() for said in networks.logits(some.a, some.b)]))
-    means = np.concatenate(hits, axis=1).mean(axis=1)
-    return {f"stage1/{name}_acc": float(mean) for name, mean in zip(("teacher", "auxiliary", "student"), means, strict=True)}
+            said = networks.logits(some.a, other(some))
+            hits.append(torch.stack([each.argmax(1) == needed(some.y) for each in said]))
+    teacher, auxiliary, student = torch.cat(hits, dim=1).float().mean(1).tolist()
+    return {"stage1/teacher_acc": teacher, "stage1/auxiliary_acc": auxiliary, "stage1/student_acc": student}
