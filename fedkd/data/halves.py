@@ -1,10 +1,13 @@
-"""scikit-learn's digits as two modalities: the upper half of each image, with noise, and the lower half."""
+"""Real images as two modalities: the upper half and the lower half of each."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
 from fedkd.data.base import Dataset, Samples
+from fedkd.data.cifar import load_cifar10
 from fedkd.data.config import DataConfig
 
 TRAIN_SAMPLES = 600  # the other 1,197 are for testing
@@ -32,3 +35,18 @@ def load_digit_halves(_config: DataConfig) -> Dataset:
         num_classes=10,
         class_names=tuple(str(digit) for digit in range(10)),
     )
+
+
+def load_cifar10_halves(config: DataConfig) -> Dataset:
+    """CIFAR-10: x the upper half (n, 3, 16, 32), more["b"] the lower one. Files as for `cifar10`."""
+    return halved(load_cifar10(config).scaled(), name=config.name)
+
+
+def halved(whole: Dataset, *, name: str) -> Dataset:
+    """The same with images cut in two: the upper half is the main input, the lower one `more["b"]`."""
+
+    def cut(samples: Samples) -> Samples:
+        middle = samples.x.shape[2] // 2
+        return replace(samples, x=samples.x[:, :, :middle], more={"b": samples.x[:, :, middle:]})
+
+    return replace(whole, name=name, train=cut(whole.train), test=cut(whole.test))
