@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 DATASETS: Mapping[str, str] = {
     "digits": "fedkd.data.digits:load_digits",
+    "digit_halves": "fedkd.data.halves:load_digit_halves",
+    "cifar10_halves": "fedkd.data.halves:load_cifar10_halves",
     "mnist": "fedkd.data.mnist:load_mnist",
     "fashion_mnist": "fedkd.data.mnist:load_fashion_mnist",
     "cifar10": "fedkd.data.cifar:load_cifar10",

@@ -11,4 +11,5 @@ METHODS: Mapping[str, str] = {
     "wad": "fedkd.methods.wad.trainer:WAD",
     "bpkd": "fedkd.methods.bpkd.trainer:BPKD",
     "adaspec": "fedkd.methods.adaspec.trainer:AdaSpec",
+    "mst_distill": "fedkd.methods.mst_distill.trainer:MSTDistill",
 }
