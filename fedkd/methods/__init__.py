@@ -8,4 +8,5 @@ METHODS: Mapping[str, str] = {
     "soft_targets": "fedkd.methods.soft_targets:SoftTargets",
     "fd": "fedkd.methods.fd:FederatedDistillation",
     "ema_views": "fedkd.methods.ema_views:EmaViews",
+    "skd_cag": "fedkd.methods.skd_cag.trainer:SKDCAG",
 }
