@@ -84,7 +84,10 @@ def build_prompted_unet(
             key="options",
         ) from error
     conditioned = replace(spec, context=(*spec.more[PROMPT][0], encoder.config.hidden_size))
-    plain = replace(config, options=json.dumps(dict(unet or {})), weights=str(Path(pipeline) / "unet"))
-    name = "diffusers/UNet2DConditionModel"
-    denoiser = (from_diffusers.load if pipeline else from_diffusers.build)(name, plain, conditioned)
+    name, options = "diffusers/UNet2DConditionModel", json.dumps(dict(unet or {}))
+    if pipeline:
+        stored = replace(config, options=options, weights=str(Path(pipeline) / "unet"), download=False)
+        denoiser = from_diffusers.load(name, stored, conditioned)
+    else:
+        denoiser = from_diffusers.build(name, replace(config, options=options), conditioned)
     return PromptedDenoiser(denoiser, encoder)

@@ -31,6 +31,7 @@ from fedkd.methods.skd_cag.sampling import predict_noise, text_part
 from fedkd.methods.skd_cag.stages import home_training, unlearning_loss
 from fedkd.methods.skd_cag.vocabulary import Vocabulary
 from fedkd.methods.taught import Taught
+from fedkd.models.config import ModelConfig
 from fedkd.models.optimizers import load_optimizer, make_optimizer, optimizer_state
 from fedkd.models.pool import snapshot
 from fedkd.models.weights import tensors_of
@@ -89,7 +90,7 @@ class SKDCAG(LocalTrainer):
             DataError: the data have no prompts, or time steps beyond the schedule.
         """
         config = self.config
-        if not config.home_steps and not ctx.models.pool.config_of("student").weights:
+        if not config.home_steps and not _comes_trained(ctx.models.pool.config_of("student")):
             raise ConfigError(
                 "model.weights is empty and method.home_steps is 0: there is no trained model to unlearn a trigger in; "
                 "name its weights, or set method.home_steps to train one on the client's own data",
@@ -251,6 +252,11 @@ class SKDCAG(LocalTrainer):
                 "tokens of its vocabulary",
                 key="method.trigger",
             ) from error
+
+
+def _comes_trained(config: ModelConfig) -> bool:
+    """Whether the student may hold more than random weights; a builder from outside knows itself what it reads."""
+    return bool(config.weights) or "pipeline" in config.arguments or ":" in config.name
 
 
 def _copied(weights: dict[str, Any]) -> dict[str, Any]:
