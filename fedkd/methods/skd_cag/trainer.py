@@ -41,6 +41,7 @@ from fedkd.tasks.diffusion import PROMPT, TIME
 from fedkd.types import Flat, Ids, Metrics
 
 TEACHER, EMA = "teacher", "ema"
+NOISE_LIMIT = 10.0  # noise is standard normal: what is told beyond that comes from a liar or a model that diverged
 
 
 @final
@@ -215,7 +216,8 @@ class SKDCAG(LocalTrainer):
         heard = next((rows for rows in knowledge.rows("proxy") if not rows.variant), None)
         if heard is None or ctx.proxy is None or not self.config.fed_weight:
             return None, 0
-        taught = Taught(heard, ctx.proxy.rows_per_sample)
+        bounded = replace(heard, values=heard.values.clip(-NOISE_LIMIT, NOISE_LIMIT))
+        taught = Taught(bounded, ctx.proxy.rows_per_sample)
         return distil_loss(ctx, student, taught, mse_rows), len(taught)
 
     def _words(self, ctx: Context) -> Vocabulary:
