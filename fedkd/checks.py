@@ -36,3 +36,33 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
         raise ConfigError(
             f"is {value!r}, expected one of {', '.join(sorted(choices))}{nearest(value, choices)}", key=name
         )
+
+
+def names_in(key: str, text: str) -> tuple[str, ...]:
+    """The different names in a text like `fc1, fc2`, in its order.
+
+    Raises:
+        ConfigError: an empty one, or one that stands twice.
+    """
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError(f"is {text!r}, expected different names separated by commas, like 'fc1,fc2'", key=key)
+    return names
+
+
+def numbers_in(key: str, text: str, *, low: int = 0) -> tuple[int, ...]:
+    """The whole numbers in a text like `0, 1`, in its order; each is at least `low` and stands once.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < low or len(set(numbers)) < len(numbers):
+        raise ConfigError(
+            f"is {text!r}, expected different whole numbers separated by commas, at least {low} each, like '0,1'",
+            key=key,
+        )
+    return numbers

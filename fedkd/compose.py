@@ -79,11 +79,16 @@ def find_experiment(name: str) -> Path:
     for path in (Path(name), SIMULATIONS / f"{name}.toml", Path("simulations") / f"{name}.toml"):
         if path.is_file():
             return path.resolve()
-    known = sorted(path.stem for path in SIMULATIONS.glob("*.toml")) if SIMULATIONS.is_dir() else []
+    known = experiment_names()
     listed = f" Experiments here: {', '.join(known)}" if known else " Give the path of a TOML file"
     raise ConfigError(
         f"experiment {name!r} is neither a file nor the name of one{nearest(name, known)}{listed}", key="experiment"
     )
+
+
+def experiment_names() -> list[str]:
+    """Names of the experiments in `simulations/`, such as `edgefd_digits` and `methods/wad`."""
+    return sorted(path.relative_to(SIMULATIONS).with_suffix("").as_posix() for path in SIMULATIONS.rglob("*.toml"))
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Scalar]:

@@ -20,8 +20,8 @@ from fedkd.methods.base import Context, LocalTrainer, State
 from fedkd.methods.soft_targets import SoftTargets, SoftTargetsConfig
 from fedkd.rows import Knowledge, Rows, Share
 from fedkd.tasks.base import Evaluation
+from fedkd.testing import worlds
 from fedkd.types import Array, Ids, Metrics
-from tests.contract import worlds
 
 FAULTS = ("none", "raise", "nan", "nan_loss", "odd_metric", "die", "sleep")
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from fedkd.checks import check_choice, check_range
+from fedkd.checks import check_choice, check_range, names_in, numbers_in
 from fedkd.errors import ConfigError
 
 BOUNDS: dict[str, dict[str, float]] = {
@@ -53,3 +53,14 @@ def test_a_choice_is_one_of_them_or_the_nearest_is_named() -> None:
         check_choice("order", "jiont", ("joint", "alone"))
     assert str(caught.value) == "is 'jiont', expected one of alone, joint; did you mean 'joint'?"
     assert caught.value.key == "order"
+
+
+def test_lists_are_texts_with_commas() -> None:
+    assert names_in("layers", " fc1, fc2 ") == ("fc1", "fc2")
+    assert numbers_in("classes", "3, 0") == (3, 0)
+    for text in ("", "a,", "a,a"):
+        with pytest.raises(ConfigError, match="expected different names separated by commas"):
+            names_in("layers", text)
+    for text in ("", "1,x", "1,1", "-1", "0"):
+        with pytest.raises(ConfigError, match="expected different whole numbers separated by commas, at least 1"):
+            numbers_in("classes", text, low=1)

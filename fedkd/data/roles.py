@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedkd.checks import check_range
+from fedkd.checks import check_range, numbers_in
 from fedkd.data.base import ClientData, Oracle, Samples
 from fedkd.data.subset import split_off
 from fedkd.errors import ConfigError, DataError
@@ -47,15 +47,7 @@ class RolesConfig:
         """The classes in `targets`, ascending; None where all are."""
         if not self.targets.strip():
             return None
-        try:
-            found = sorted({int(part) for part in self.targets.split(",")})
-        except ValueError:
-            found = [-1]
-        if found[0] < 0:
-            raise ConfigError(
-                f"is {self.targets!r}, expected class numbers separated by commas, like 0,1", key="targets"
-            )
-        return np.array(found, np.int64)
+        return np.array(sorted(numbers_in("targets", self.targets)), np.int64)
 
     @property
     def hides_labels(self) -> bool:

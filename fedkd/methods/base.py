@@ -101,7 +101,10 @@ class LocalTrainer(ABC):
 
     @abstractmethod
     def init(self, ctx: Context) -> State:
-        """The state before the first round."""
+        """The state before the first round: once a run, so what is trained once (a teacher at home) is trained here.
+
+        It is part of the client's first message, so a long one wants a long `engine.round_timeout_s`.
+        """
 
     @abstractmethod
     def fit(self, ctx: Context, state: State, knowledge: Knowledge) -> tuple[State, Metrics]:

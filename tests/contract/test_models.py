@@ -13,7 +13,7 @@ from fedkd.models.config import ModelConfig
 from fedkd.models.outputs import logits_of
 from fedkd.models.pool import ClientModels, ModelPool, snapshot
 from fedkd.models.spec import ModelSpec
-from tests.contract.toys import digest_of, stored
+from fedkd.testing.toys import digest_of, stored
 
 pytestmark = [pytest.mark.usefixtures("one_torch_thread"), pytest.mark.parametrize("name", MODELS)]
 

@@ -14,8 +14,9 @@ from fedkd.experiment import Experiment
 from fedkd.functional.aggregation import softmax
 from fedkd.lookup import resolve
 from fedkd.rows import Knowledge, Rows, Share
+from fedkd.testing.toys import digest_of, stored
 from fedkd.types import Array
-from tests.contract.toys import digest_of, server_context, stored
+from tests.contract.toys import server_context
 
 pytestmark = [pytest.mark.usefixtures("one_torch_thread"), pytest.mark.parametrize("name", SCHEMES)]
 

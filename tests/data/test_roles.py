@@ -89,7 +89,7 @@ def test_whether_a_role_is_there() -> None:
 
 @pytest.mark.parametrize(("targets", "shown"), [("0,x", "0,x"), ("-1", "-1"), (",", ",")])
 def test_targets_are_class_numbers(targets: str, shown: str) -> None:
-    with pytest.raises(ConfigError, match=f"is '{shown}', expected class numbers"):
+    with pytest.raises(ConfigError, match=f"is '{shown}', expected different whole numbers"):
         RolesConfig(targets=targets)
 
 

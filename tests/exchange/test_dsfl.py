@@ -12,8 +12,9 @@ from fedkd.metric_names import SERVER_ACC, TEACHER_ENTROPY
 from fedkd.models.config import ModelConfig
 from fedkd.models.spec import ModelSpec
 from fedkd.rows import Knowledge, Rows, Share
-from tests.contract.toys import FEATURES, Toy, digest_of, rows, server_context, stored
-from tests.contract.worlds import normed
+from fedkd.testing.toys import Toy, digest_of, stored
+from fedkd.testing.worlds import FEATURES, normed
+from tests.contract.toys import rows, server_context
 
 
 def speak(*spoken: Rows) -> list[Share]:

@@ -5,7 +5,8 @@ from fedkd.exchange.mean import MeanConfig, MeanScheme
 from fedkd.exchange.memory import AGE, joined
 from fedkd.exchange.scheme import ServerState
 from fedkd.rows import Knowledge, Rows, Share
-from tests.contract.toys import digest_of, rows, server_context, stored
+from fedkd.testing.toys import digest_of, stored
+from tests.contract.toys import rows, server_context
 
 SCHEME = MeanScheme(MeanConfig(memory=True))
 

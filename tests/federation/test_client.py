@@ -11,8 +11,9 @@ from fedkd.federation.client import share_of
 from fedkd.methods.base import Context, LocalTrainer, State
 from fedkd.rows import Knowledge, Rows, Share, Stream
 from fedkd.tasks.base import Evaluation, Task
+from fedkd.testing.toys import Toy
 from fedkd.types import Ids, Metrics
-from tests.contract.toys import Toy, rows
+from tests.contract.toys import rows
 
 TOY = Toy()
 

@@ -9,7 +9,9 @@ from fedkd.methods.base import State
 from fedkd.methods.ema_views import EmaViews, EmaViewsConfig, class_weights, mean_of_views
 from fedkd.methods.schedule import ScheduleConfig
 from fedkd.rows import Knowledge
-from tests.contract.toys import Toy, blobs, digest_of, rows
+from fedkd.testing.toys import Toy, digest_of
+from fedkd.testing.worlds import blobs
+from tests.contract.toys import rows
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -6,7 +6,8 @@ from fedkd.methods import evaluation
 from fedkd.methods.base import DeviceProfile
 from fedkd.methods.evaluation import evaluate_rows
 from fedkd.tasks import base
-from tests.contract.toys import TOYS, Toy, trainer_of
+from fedkd.testing.toys import TOYS, Toy
+from tests.contract.toys import trainer_of
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -9,7 +9,9 @@ from fedkd.methods.base import State
 from fedkd.methods.fd import FdConfig, FederatedDistillation
 from fedkd.methods.schedule import ScheduleConfig
 from fedkd.rows import Knowledge, Share
-from tests.contract.toys import Toy, blobs, digest_of, rows
+from fedkd.testing.toys import Toy, digest_of
+from fedkd.testing.worlds import blobs
+from tests.contract.toys import rows
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

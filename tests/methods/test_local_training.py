@@ -19,8 +19,9 @@ from fedkd.methods.local_training import (
 from fedkd.methods.schedule import ScheduleConfig
 from fedkd.methods.soft_targets import SoftTargets, SoftTargetsConfig
 from fedkd.methods.taught import Taught
+from fedkd.testing.toys import TOYS, Toy
 from fedkd.types import Ids, Metrics
-from tests.contract.toys import TOYS, Toy, rows, zero_linear
+from tests.contract.toys import rows, zero_linear
 
 
 class Scalar(nn.Module):

@@ -12,8 +12,10 @@ from fedkd.methods.local_training import ORDERS
 from fedkd.methods.schedule import ScheduleConfig
 from fedkd.methods.soft_targets import SoftTargets, SoftTargetsConfig
 from fedkd.rows import Knowledge, Rows
+from fedkd.testing.toys import Toy, digest_of
+from fedkd.testing.worlds import FEATURES
 from fedkd.types import Metrics
-from tests.contract.toys import FEATURES, Toy, digest_of, rows
+from tests.contract.toys import rows
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -11,8 +11,9 @@ from fedkd.methods.base import State
 from fedkd.methods.schedule import ScheduleConfig
 from fedkd.methods.soft_targets import SoftTargets, SoftTargetsConfig
 from fedkd.rows import Knowledge, Rows
+from fedkd.testing.toys import Toy
+from fedkd.testing.worlds import blobs
 from fedkd.types import Ids
-from tests.contract.toys import Toy, blobs
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

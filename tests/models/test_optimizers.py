@@ -6,7 +6,7 @@ from torch import nn, optim
 
 from fedkd.models.optimizers import load_optimizer, make_optimizer, optimizer_state
 from fedkd.models.pool import snapshot
-from tests.contract.toys import digest_of, stored
+from fedkd.testing.toys import digest_of, stored
 
 OPTIMIZERS = ["sgd", "adam", "adamw"]
 

@@ -12,7 +12,7 @@ from fedkd.models.config import ModelConfig
 from fedkd.models.pool import ModelPool, snapshot
 from fedkd.models.roles import ModelRole
 from fedkd.models.spec import ModelSpec
-from tests.contract.toys import digest_of, stored
+from fedkd.testing.toys import digest_of, stored
 
 OTHER = "tests.models.test_build:own_model"
 SPEC = ModelSpec(input_shape=(1, 2, 2), num_outputs=3)

@@ -27,8 +27,8 @@ SHORT: dict[str, Any] = {
 }
 RUNS: dict[str, dict[str, Any]] = {
     "segmentation": {"data.name": "tests.doubles:scenes", "model.name": "seg_net", "task.stride": 2},
-    "language": {"data.name": "tests.doubles:sentences", "model.name": "tests.contract.worlds:bigram", "task.pad": 11},
-    "image_text": {"data.name": "tests.doubles:pairs", "model.name": "tests.contract.worlds:pair_net"},
+    "language": {"data.name": "tests.doubles:sentences", "model.name": "fedkd.testing.worlds:bigram", "task.pad": 11},
+    "image_text": {"data.name": "tests.doubles:pairs", "model.name": "fedkd.testing.worlds:pair_net"},
 }
 
 

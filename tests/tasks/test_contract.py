@@ -11,7 +11,7 @@ from fedkd.lookup import resolve
 from fedkd.rows import KINDS
 from fedkd.tasks import TASKS
 from fedkd.tasks.base import Task
-from tests.contract.toys import TOYS, Toy, elsewhere
+from fedkd.testing.toys import TOYS, Toy, elsewhere
 
 pytestmark = [pytest.mark.usefixtures("one_torch_thread"), pytest.mark.parametrize("name", TASKS)]
 

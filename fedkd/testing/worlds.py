@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedkd.data.base import IGNORE, Samples
 from fedkd.models.config import ModelConfig
 from fedkd.models.spec import ModelSpec
+from fedkd.types import Array
 
 FEATURES = 4
 SEGMENTS = 3  # classes of the pixels
@@ -67,7 +68,10 @@ def noise(size: int, *, seed: int, truth: int = 0) -> Samples:
     """Tuples of a latent, a time step and a prompt; the noise in it is the latent itself, or its opposite."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(size, *LATENT)).astype(np.float32)
-    more = {"t": rng.integers(0, 10, size), "prompt": rng.integers(0, WORDS, (size, 3)).astype(np.int32)}
+    more: dict[str, Array] = {
+        "t": rng.integers(0, 10, size),
+        "prompt": rng.integers(0, WORDS, (size, 3)).astype(np.int32),
+    }
     return Samples(x, x if truth == 0 else -x, more=more, groups=np.zeros(size, np.int64))
 
 
@@ -79,6 +83,7 @@ class Norm(nn.Module):
         self.norm = nn.BatchNorm1d(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
         out: Tensor = self.norm(x.flatten(0, -2)).reshape(x.shape)
         return out
 
@@ -92,6 +97,7 @@ class PairNet(nn.Module):
         self.head = nn.Sequential(norm, nn.ReLU(), nn.Linear(hidden, outputs))
 
     def forward(self, a: Tensor, b: Tensor | None = None) -> Tensor:
+        """Logits (n, c)."""
         hidden = self.first(a) if b is None else self.first(a) + self.second(b)
         out: Tensor = self.head(hidden)
         return out
@@ -105,16 +111,19 @@ class Denoiser(nn.Module):
         self.latent, self.time, self.words = nn.Linear(size, size), nn.Embedding(10, size), nn.Embedding(WORDS, size)
 
     def forward(self, x: Tensor, t: Tensor, prompt: Tensor) -> Tensor:
+        """Noise like x."""
         out: Tensor = self.latent(x.flatten(1)) + 0.1 * self.time(t) + 0.1 * self.words(prompt).mean(1)
         return out.reshape(x.shape)
 
 
 def pair_net(config: ModelConfig, spec: ModelSpec) -> nn.Module:
-    return PairNet(*spec.input_shape, config.hidden, spec.num_outputs, nn.Identity())
+    """Logits of pairs."""
+    return PairNet(spec.input_shape[0], config.hidden, spec.num_outputs, nn.Identity())
 
 
 def normed_pair_net(config: ModelConfig, spec: ModelSpec) -> nn.Module:
-    return PairNet(*spec.input_shape, config.hidden, spec.num_outputs, nn.BatchNorm1d(config.hidden))
+    """The same with batch norm."""
+    return PairNet(spec.input_shape[0], config.hidden, spec.num_outputs, nn.BatchNorm1d(config.hidden))
 
 
 def segmenter(config: ModelConfig, spec: ModelSpec) -> nn.Module:
@@ -123,6 +132,7 @@ def segmenter(config: ModelConfig, spec: ModelSpec) -> nn.Module:
 
 
 def normed_segmenter(config: ModelConfig, spec: ModelSpec) -> nn.Module:
+    """The same with batch norm."""
     return _convolutions(config, spec, nn.BatchNorm2d(config.hidden))
 
 
@@ -131,12 +141,13 @@ def _convolutions(config: ModelConfig, spec: ModelSpec, norm: nn.Module) -> nn.M
     return nn.Sequential(first, norm, nn.ReLU(), nn.Conv2d(config.hidden, spec.num_outputs, 1))
 
 
-def bigram(config: ModelConfig, spec: ModelSpec) -> nn.Module:
+def bigram(config: ModelConfig, spec: ModelSpec) -> nn.Module:  # noqa: ARG001 - how builders are called
     """Logits of the next word from each word alone."""
     return nn.Sequential(nn.Embedding(spec.num_outputs, 16), nn.Linear(16, spec.num_outputs))
 
 
-def normed_bigram(config: ModelConfig, spec: ModelSpec) -> nn.Module:
+def normed_bigram(config: ModelConfig, spec: ModelSpec) -> nn.Module:  # noqa: ARG001
+    """The same with batch norm."""
     return nn.Sequential(nn.Embedding(spec.num_outputs, 16), Norm(16), nn.Linear(16, spec.num_outputs))
 
 
@@ -144,9 +155,10 @@ def normed(config: ModelConfig, spec: ModelSpec) -> nn.Module:
     """A small network that cannot train on a batch of one sample."""
     hidden = config.hidden
     return nn.Sequential(
-        nn.Linear(*spec.input_shape, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, spec.num_outputs)
+        nn.Linear(spec.input_shape[0], hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, spec.num_outputs)
     )
 
 
-def denoiser(config: ModelConfig, spec: ModelSpec) -> nn.Module:
+def denoiser(config: ModelConfig, spec: ModelSpec) -> nn.Module:  # noqa: ARG001
+    """Noise from latent, time step and prompt."""
     return Denoiser(math.prod(spec.input_shape))
