@@ -33,7 +33,7 @@ class SKDCAGConfig:
     attention_weight: float = 0.5  # lambda; 0..1; 0 is plain self-distillation
     keep_weight: float = 0.0  # w_keep, of the clean prompt's prediction; >= 0; not in the source
     fed_weight: float = 1.0  # lambda_fed, of the aggregated noise predictions on the proxy; >= 0
-    unlearn: bool = True  # false: the client does not unlearn by itself and only listens to the others
+    unlearn: bool = True  # false: no L_attn and no L_pred: the client knows no phrase, it keeps and listens
     resolution: int = 128  # R, side of the maps; 0: the largest layer's own size
     timestep_weighting: str = "auto"  # L_attn / (t / T): on, off, or auto (on for the target noise, as in the source)
     raw_black: bool = False  # target black: no min-max on trigger maps, whose maximum is else 1 whatever is learnt

@@ -110,10 +110,31 @@ def unlearning_terms(
 ) -> dict[str, Tensor]:
     """`attention_loss` (with its t / T), `prediction_loss` and, where it has a weight, `keep_loss` on one draw.
 
+    Without `unlearn` there is `keep_loss` alone: it needs no trigger.
+
     Args:
         taps: of teacher and student; None leaves attention out, and its loss is 0.
         mask_stream: where the target `noise` draws its map from, one per step.
     """
+    x, timesteps = draw.x, draw.timesteps
+    terms = _unlearned(student, scene, draw, config, taps, mask_stream) if config.unlearn else {}
+    if config.keep_weight > 0.0:
+        clean = draw.clean.ids.to(scene.device)
+        with torch.no_grad():
+            kept = predict_noise(scene.teacher, x, timesteps, clean)
+        terms["keep_loss"] = prediction_loss(predict_noise(student, x, timesteps, clean), kept)
+    return terms
+
+
+def _unlearned(
+    student: nn.Module,
+    scene: Scene,
+    draw: Draw,
+    config: SKDCAGConfig,
+    taps: tuple[AttentionTap, AttentionTap] | None,
+    mask_stream: torch.Generator,
+) -> dict[str, Tensor]:
+    """L_attn and L_pred: the student told the trigger, the teacher not."""
     x, timesteps = draw.x, draw.timesteps
     told, triggered = draw.told.ids.to(scene.device), draw.triggered.ids.to(scene.device)
     if taps is None:
@@ -130,13 +151,7 @@ def unlearning_terms(
             # The scripts' maps lose their gradient, and what they take for the teacher's are the student's.
             teacher_maps = student_maps = detached(student_maps)
         attention = _attention_term(teacher_maps, student_maps, draw, scene, config, mask_stream)
-    terms = {"attention_loss": attention, "prediction_loss": prediction_loss(answered, expected)}
-    if config.keep_weight > 0.0:
-        clean = draw.clean.ids.to(scene.device)
-        with torch.no_grad():
-            kept = predict_noise(scene.teacher, x, timesteps, clean)
-        terms["keep_loss"] = prediction_loss(predict_noise(student, x, timesteps, clean), kept)
-    return terms
+    return {"attention_loss": attention, "prediction_loss": prediction_loss(answered, expected)}
 
 
 def _attention_term(

@@ -50,18 +50,22 @@ def unlearning_loss(
         seen: gets each term of each step under its name.
     """
     streams = Streams.of(generator)
-    taps = (AttentionTap(scene.teacher), AttentionTap(student)) if prompts and config.attention_weight > 0.0 else None
+    guided = prompts and config.unlearn and config.attention_weight > 0.0
+    taps = (AttentionTap(scene.teacher), AttentionTap(student)) if guided else None
 
     def loss(index: Ids) -> Tensor:
         draw = draw_step(scene, [prompts[at] for at in index], streams, config=config)
         terms = unlearning_terms(student, scene, draw, config=config, taps=taps, mask_stream=streams.mask)
         for name, term in terms.items():
             seen.setdefault(name, []).append(term.detach())
+        keep = terms.get("keep_loss", draw.x.new_zeros(()))
+        if not config.unlearn:
+            return config.keep_weight * keep
         return total_loss(
             terms["attention_loss"],
             terms["prediction_loss"],
             attention_weight=config.attention_weight,
-            keep=terms.get("keep_loss"),
+            keep=keep,
             keep_weight=config.keep_weight,
         )
 

@@ -114,7 +114,7 @@ class SKDCAG(LocalTrainer):
     def fit(self, ctx: Context, state: State, knowledge: Knowledge) -> tuple[State, Metrics]:
         """Train at home once; then steps of unlearning and of listening to the federation, both in a step.
 
-        In the closing message, and without `unlearn`, there is only listening.
+        In the closing message there is only listening.
         """
         metrics: Metrics = {}
         if not ctx.closing and state["home_steps"] < self.config.home_steps:
@@ -139,7 +139,8 @@ class SKDCAG(LocalTrainer):
 
         distil, num_targets = self._listening(ctx, student, knowledge)
         seen: dict[str, list[Tensor]] = {}
-        unlearns = self.config.unlearn and not ctx.closing
+        # Without a trigger, keeping clean answers is all that there is to do at home.
+        works = not ctx.closing and (self.config.unlearn or (self.config.keep_weight > 0.0 and distil is not None))
         teacher = ctx.models.load(TEACHER, state[TEACHER])
         words = self._words(ctx)
         scene = Scene(
@@ -151,16 +152,16 @@ class SKDCAG(LocalTrainer):
             device=ctx.device,
         )
         generator = torch.Generator().manual_seed(int(ctx.rng("unlearn").integers(2**62)))
-        prompts = words.clean(ctx.data.train.more[PROMPT]) if unlearns else []
+        prompts = words.clean(ctx.data.train.more[PROMPT]) if works else []
         with (
             ctx.torch_rng("fit"),
             unlearning_loss(student, scene, prompts, config=self.config, generator=generator, seen=seen) as private,
         ):
             found = train_round(
-                ctx if unlearns else _without_private_steps(ctx),
+                ctx if works else _without_private_steps(ctx),
                 student,
                 optimizer,
-                order="joint" if unlearns and distil is not None else "private_then_distil",
+                order="joint" if works and distil is not None else "private_then_distil",
                 private=private,
                 distil=distil,
                 num_targets=num_targets,
