@@ -100,12 +100,20 @@ def test_unlearning_moves_the_denoiser_and_no_text_encoder() -> None:
     assert state["updates"] == 3
 
 
-@pytest.mark.parametrize("target", ["noise", "black", "random_words"])
-@pytest.mark.parametrize("compat", ["paper", "released"])
-@pytest.mark.parametrize("latents", ["noise", "trajectory"])
-def test_every_variant_trains(target: str, compat: str, latents: str) -> None:
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"target": "black"},
+        {"target": "black", "raw_black": True},
+        {"target": "random_words", "lead_words": "8,9"},
+        {"compat": "released", "target": "random_words", "lead_words": "8,9"},
+        {"latents": "trajectory"},
+        {"timestep_weighting": "off", "keep_weight": 0.0},
+    ],
+)
+def test_every_variant_trains(variant: dict[str, Any]) -> None:
     toy = world(schedule=ScheduleConfig(private_steps=1, private_batch=4, optimizer="adamw", lr=1e-3))
-    trainer = trainer_of(target=target, compat=compat, latents=latents, lead_words="8,9", home_steps=1)
+    trainer = trainer_of(home_steps=1, **variant)
     state, metrics = fitted(toy, trainer)
     assert all(np.isfinite(value) for value in metrics.values())
     assert not same(state["student"], state["teacher"])
