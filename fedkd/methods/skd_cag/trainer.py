@@ -27,7 +27,7 @@ from fedkd.methods.skd_cag.config import SKDCAGConfig
 from fedkd.methods.skd_cag.ema import follow
 from fedkd.methods.skd_cag.guidance import Scene
 from fedkd.methods.skd_cag.judging import judge_of, noise_figures, sample_figures, trial_of
-from fedkd.methods.skd_cag.sampling import predict_noise, text_part
+from fedkd.methods.skd_cag.sampling import noise_schedule, predict_noise, text_part
 from fedkd.methods.skd_cag.stages import home_training, unlearning_loss
 from fedkd.methods.skd_cag.vocabulary import Vocabulary
 from fedkd.methods.taught import Taught
@@ -89,6 +89,7 @@ class SKDCAG(LocalTrainer):
         Raises:
             ConfigError: there is nothing to unlearn in, or the phrases do not fit prompts or model.
             DataError: the data have no prompts, or time steps beyond the schedule.
+            MissingExtraError: samples are to be drawn, and diffusers is not installed.
         """
         config = self.config
         if not config.home_steps and not _comes_trained(ctx.models.pool.config_of("student")):
@@ -99,6 +100,8 @@ class SKDCAG(LocalTrainer):
             )
         if config.judge:
             judge_of(config.judge)
+        if config.judge or config.latents == "trajectory":
+            noise_schedule(config)  # refuses here, not after training, where the library is missing
         with ctx.torch_rng("init"):
             weights = ctx.models.fresh()
         self._check(ctx, weights)
@@ -141,10 +144,9 @@ class SKDCAG(LocalTrainer):
         seen: dict[str, list[Tensor]] = {}
         # Without a trigger, keeping clean answers is all that there is to do at home.
         works = not ctx.closing and (self.config.unlearn or (self.config.keep_weight > 0.0 and distil is not None))
-        teacher = ctx.models.load(TEACHER, state[TEACHER])
         words = self._words(ctx)
         scene = Scene(
-            teacher=teacher,
+            teacher=ctx.models.load(TEACHER, state[TEACHER]),
             frame=words.frame,
             trigger=words.trigger,
             random_words=words.lead,

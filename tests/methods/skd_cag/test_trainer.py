@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from fedkd.data.base import ClientData, Samples
 from fedkd.data.config import DataConfig
 from fedkd.data.load import load_dataset
-from fedkd.errors import ConfigError, DataError
+from fedkd.errors import ConfigError, DataError, MissingExtraError
 from fedkd.exchange.float_codecs import Float16, FloatConfig
 from fedkd.federation.client import share_of
 from fedkd.functional.skd_cag import detection_statistic
@@ -239,10 +239,6 @@ def test_a_real_unet_with_a_real_text_encoder_unlearns() -> None:
     assert answers(toy, trainer, state).shape == (64, 64)
 
 
-def poor_data(**changes: Any) -> Callable[[Context], Context]:
-    return lambda ctx: with_data(ctx, replace(ctx.data.train, **changes))
-
-
 @pytest.mark.parametrize(
     ("options", "model", "error", "told"),
     [
@@ -282,6 +278,13 @@ def test_without_attention_guidance_any_denoiser_will_do() -> None:
     toy = world(model=ModelConfig(name="tests.methods.skd_cag.test_trainer:plain"))
     _, metrics = fitted(toy, trainer_of(attention_weight=0.0))
     assert metrics["prediction_loss"] == 0.0  # the trigger changes nothing
+
+
+@pytest.mark.parametrize("options", [{"judge": "checkerboard"}, {"latents": "trajectory"}])
+def test_a_missing_library_is_named_before_training(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(MissingExtraError, match=r"fedkd\[diffusion\]"):
+        trainer_of(**options).init(world().context())
 
 
 def test_data_without_prompts_are_refused() -> None:
