@@ -12,4 +12,5 @@ METHODS: Mapping[str, str] = {
     "bpkd": "fedkd.methods.bpkd.trainer:BPKD",
     "adaspec": "fedkd.methods.adaspec.trainer:AdaSpec",
     "mst_distill": "fedkd.methods.mst_distill.trainer:MSTDistill",
+    "skd_cag": "fedkd.methods.skd_cag.trainer:SKDCAG",
 }
