@@ -38,6 +38,8 @@ class PromptedDenoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, prompt: Tensor) -> Tensor:
         """The noise in x (b, ...), given time steps (b,) and token numbers (b, l)."""
+        if not len(x):  # the attention of transformers cannot take nothing
+            return x
         text = self.text_encoder(prompt)[0]
         noise: Tensor = self.denoiser(x, t, encoder_hidden_states=text, return_dict=False)[0]
         return noise
