@@ -13,7 +13,7 @@ from fedkd.types import Array, Mask, Metrics
 
 
 def auroc(scores: Array, positive: Mask) -> float:
-    """Chance that a positive item scores higher than a negative one, ties counting half. Both sorts must be there."""
+    """Chance that a positive item scores higher than a negative one, ties counting half. Both sorts are there."""
     count = int(positive.sum())
     others = len(positive) - count
     ranks = rankdata(scores)
@@ -23,7 +23,8 @@ def auroc(scores: Array, positive: Mask) -> float:
 def guidance_figures(items: Items, guidance: Guidance) -> Metrics:
     """How well weights tell known classes from unknown ones, and how right the pseudo labels of known items are.
 
-    Over the client's own unlabelled items that are still in the pool; nothing where their classes are not told, nor what has no item of its sort.
+    Over the client's own unlabelled items that are still in the pool; no figures of sorts that have no items, and none
+    at all where classes are not told.
     """
     asked, true, known = _told(items, guidance.ids)
     if not asked.any():
