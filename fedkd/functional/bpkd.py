@@ -39,8 +39,6 @@ def trimap(
     Raises:
         ValueError: the width is even or below 1.
     """
-    if width < 1 or width % 2 == 0:
-        raise ValueError(f"edge width is {width}, expected an odd number of pixels, at least 1")
     classes = torch.arange(num_classes, device=labels.device).view(1, -1, 1, 1)
     valid = (labels != ignore_index).unsqueeze(1)
     inside = ((labels.unsqueeze(1) == classes) & valid).float()
@@ -242,6 +240,8 @@ def confidence(rows: Float[Tensor, "r c"]) -> Float[Tensor, " r"]:
 
 def _dilate(x: Float[Tensor, "n c h w"], width: int) -> Float[Tensor, "n c h w"]:
     """Largest value in a square around each pixel; a square is a column of rows. Padding never wins."""
+    if width < 1 or width % 2 == 0:
+        raise ValueError(f"edge width is {width}, expected an odd number of pixels, at least 1")
     reach = width // 2
     columns = functional.max_pool2d(x, (width, 1), stride=1, padding=(reach, 0))
     return functional.max_pool2d(columns, (1, width), stride=1, padding=(0, reach))
