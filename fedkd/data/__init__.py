@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 DATASETS: Mapping[str, str] = {
     "digits": "fedkd.data.digits:load_digits",
+    "digit_halves": "fedkd.data.halves:load_digit_halves",
+    "cifar10_halves": "fedkd.data.halves:load_cifar10_halves",
     "mnist": "fedkd.data.mnist:load_mnist",
     "fashion_mnist": "fedkd.data.mnist:load_fashion_mnist",
     "cifar10": "fedkd.data.cifar:load_cifar10",
@@ -13,6 +15,10 @@ DATASETS: Mapping[str, str] = {
     "figures": "fedkd.data.figures:load_figures",
     "shakespeare": "fedkd.data.text:load_shakespeare",
     "gsm8k": "fedkd.data.text:load_gsm8k",
+    "grammar": "fedkd.data.grammar:load_grammar",
+    "prompted_shapes": "fedkd.data.shapes:load_prompted_shapes",
+    "prompted_archives": "fedkd.data.shapes:load_prompted_archives",
+    "prompted_noise": "fedkd.data.shapes:load_prompted_noise",
     "folder": "fedkd.data.folder:load_folder",
     "npz": "fedkd.data.npz:load_npz",
     "hub": "fedkd.data.hub:load_hub",

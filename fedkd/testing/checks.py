@@ -264,6 +264,24 @@ def knowledge_in_half_precision_stays_finite(case: Case) -> None:
     case.legal(replace(share, rows=tuple(codec.decode(codec.encode(made)) for made in share.rows)))
 
 
+def cpu_and_gpu_agree(case: Case) -> None:
+    """After a round with knowledge both predict the same but for rounding. Nothing is asked where there is no GPU."""
+    if torch.cuda.is_available():
+        agrees_with_cpu(case, "cuda")
+
+
+def agrees_with_cpu(case: Case, device: str) -> None:
+    """The predictions of a round on the device are those of the CPU, within what a few steps make of rounding."""
+    said = []
+    for each in ("cpu", device):
+        there = case.among(device=each)
+        state = there.fitted(case.knowledge([0, 1]))
+        said.append(there.views(there.toy.context(), state, case.toy.rows_of_test()))
+    for ours, theirs in zip(*said, strict=True):
+        apart = float(np.abs(ours - theirs).max(initial=0.0))
+        require(np.allclose(ours, theirs, rtol=1e-2, atol=1e-2), f"predictions on {device} are up to {apart:.3g} apart")
+
+
 CHECKS: tuple[Check, ...] = (
     is_declared_well,
     its_config_survives_the_way_through_files,
@@ -283,6 +301,7 @@ CHECKS: tuple[Check, ...] = (
     predicting_twice_says_the_same,
     the_closing_message_trains_on_nothing_private,
     knowledge_in_half_precision_stays_finite,
+    cpu_and_gpu_agree,
 )
 
 

@@ -66,6 +66,7 @@ class Toy:
     roles: tuple[ModelRole, ...] = ()
     dealt: RolesConfig = field(default_factory=RolesConfig)
     normed: str = f"{MODELS_OF}normed"
+    device: str = "cpu"
     is_learned: Callable[[float], bool] = lambda acc: acc > 0.95
 
     def context(self, round_id: int = 0, *, closing: bool = False) -> Context:
@@ -93,7 +94,7 @@ class Toy:
             schedule=self.schedule,
             rng=lambda name: stream(self.seed, name, **key),
             torch_rng=lambda name: _seeded(stream_seed(self.seed, name, **key)),
-            device="cpu",
+            device=self.device,
             profile=DeviceProfile(predict_batch=7),
         )
 
@@ -111,7 +112,7 @@ class Toy:
     def pool(self) -> ModelPool:
         """Live models as a worker keeps them."""
         spec = self.made_task().model_spec(self.dataset)
-        return ModelPool(self.model, spec, teacher=self.teacher, roles=self.roles)
+        return ModelPool(self.model, spec, self.device, teacher=self.teacher, roles=self.roles)
 
     def rows_of(self, sample_ids: Any) -> Ids:
         """Row ids of proxy samples."""

@@ -14,7 +14,7 @@ from fedkd.methods.soft_targets import SoftTargets
 from fedkd.tasks import TASKS
 from fedkd.testing import CHECKS, TOYS, check_local_trainer
 from fedkd.testing.cases import Case
-from fedkd.testing.checks import Check
+from fedkd.testing.checks import Check, agrees_with_cpu
 
 pytestmark = [pytest.mark.usefixtures("one_torch_thread")]
 
@@ -120,6 +120,20 @@ def test_the_suite_finds_what_is_wrong(cls: type, name: str, said: str) -> None:
         check(Case.of(cls, TOYS["classification"]))
     with pytest.raises(AssertionError, match=f"{cls.__name__}, task classification, "):
         check_local_trainer(cls)
+
+
+def test_devices_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here with a second CPU, since few machines have a GPU; and with one that is a little off."""
+    case = Case.of(SoftTargets, TOYS["classification"])
+    agrees_with_cpu(case, "cpu")
+
+    class Off(SoftTargets):
+        def predict(self, ctx, state, samples, ids):
+            (rows,) = super().predict(ctx, state, samples, ids)
+            return (replace(rows, values=rows.values + (0.1 if ctx.device == "cpu:0" else 0.0)),)
+
+    with pytest.raises(AssertionError, match=r"predictions on cpu:0 are up to 0\.1 apart"):
+        agrees_with_cpu(replace(case, cls=Off), "cpu:0")
 
 
 def test_a_state_that_cannot_be_stored_is_refused() -> None:
