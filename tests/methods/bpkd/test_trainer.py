@@ -152,7 +152,8 @@ def test_a_teacher_from_a_file_teaches_and_stays_out_of_the_state(tmp_path: Path
     pool = there.toy.pool()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_file(snapshot(pool.build(there.toy.model.name)), path)
+        weights = snapshot(pool.build(there.toy.model.name))
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
     taught = case(teacher__weights=str(path))
     state, metrics = taught.trainer().fit(taught.toy.context(), taught.trainer().init(taught.toy.context()), NOTHING)
     assert "teacher" not in state
