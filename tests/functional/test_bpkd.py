@@ -193,7 +193,9 @@ def test_renaming_classes_renames_their_masks_and_a_mirror_mirrors_them(labels: 
     y = torch.from_numpy(labels)
     names = torch.tensor([order.index(label) for label in range(3)])
     edges = trimap(y, num_classes=3, width=3)
-    assert torch.equal(trimap(torch.where(y == IGNORED, y, names[y.clamp_min(0)]), num_classes=3, width=3), edges[:, order])
+    assert torch.equal(
+        trimap(torch.where(y == IGNORED, y, names[y.clamp_min(0)]), num_classes=3, width=3), edges[:, order]
+    )
     assert torch.equal(trimap(y.flip(1, 2), num_classes=3, width=3), edges.flip(2, 3))
 
 

@@ -67,7 +67,7 @@ def test_both_streams_together_cover_the_map_and_come_back(band: Array, logits: 
 
 
 def test_clients_heard_on_the_image_who_did_not_send_a_pixel_meant_its_cell() -> None:
-    # Pixels: one of three clients sent it; all did; nobody did; all did, and the cell has no voter; nobody spoke at all;
+    # Pixels: one of three clients sent it; all did; nobody did; all did, but the cell has no voter; nobody spoke;
     # one client sent it and a cell all in its band, so that the cell has the two other voters.
     edge_at = torch.tensor([[[True, True, False, True, False, True]]])
     edge = torch.tensor([6.0, 6.0, 0.0, 6.0, 0.0, 6.0]).view(1, 1, 1, 6), edge_at

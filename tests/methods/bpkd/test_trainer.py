@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from fedkd.compose import compose
 from fedkd.data.base import IGNORE, Samples
-from fedkd.data.figures import load_figures
 from fedkd.data.config import DataConfig
+from fedkd.data.figures import load_figures
 from fedkd.errors import ConfigError, StateError
 from fedkd.exchange.float_codecs import Float16, FloatConfig
 from fedkd.federation.client import share_of
@@ -19,9 +19,8 @@ from fedkd.federation.preflight import preflight
 from fedkd.methods.bpkd.trainer import BPKD, masked_to_edges
 from fedkd.models.config import ModelConfig
 from fedkd.models.pool import snapshot
-from fedkd.rows import Knowledge
 from fedkd.testing.cases import NOTHING, Case
-from fedkd.testing.toys import MODELS_OF, TOYS, digest_of
+from fedkd.testing.toys import TOYS, digest_of
 from fedkd.types import Flat
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
