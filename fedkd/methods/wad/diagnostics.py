@@ -13,11 +13,9 @@ from fedkd.types import Array, Mask, Metrics
 
 
 def auroc(scores: Array, positive: Mask) -> float:
-    """Chance that a positive item scores higher than a negative one, ties counting half; 0.5 for one sort alone."""
+    """Chance that a positive item scores higher than a negative one, ties counting half. Both sorts are there."""
     count = int(positive.sum())
     others = len(positive) - count
-    if not count or not others:
-        return 0.5
     ranks = rankdata(scores)
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
 
@@ -25,21 +23,23 @@ def auroc(scores: Array, positive: Mask) -> float:
 def guidance_figures(items: Items, guidance: Guidance) -> Metrics:
     """How well weights tell known classes from unknown ones, and how right the pseudo labels of known items are.
 
-    Over the client's own unlabelled items that are still in the pool; nothing where their classes are not told.
+    Over the client's own unlabelled items that are still in the pool; no figures of sorts that have no items, and none
+    at all where classes are not told.
     """
     asked, true, known = _told(items, guidance.ids)
     if not asked.any():
         return {}
     weights, scores = (_array(table)[asked] for table in (guidance.weights, guidance.scores.amax(1)))
     right = _array(guidance.labels)[asked] == true
-    return {
-        "auroc": auroc(weights, known),
-        "auroc_nearest": auroc(scores, known),  # of s_(1), the cosine to the nearest labelled item, alone
-        "weight_known": _mean(weights[known]),
-        "weight_unknown": _mean(weights[~known]),
-        "pseudo_label_acc": _mean(right[known]),
-        "pool_unknown": _mean(~known),
-    }
+    figures: Metrics = {"pool_unknown": _mean(~known)}
+    if known.any():
+        figures |= {"weight_known": _mean(weights[known]), "pseudo_label_acc": _mean(right[known])}
+    if not known.all():
+        figures["weight_unknown"] = _mean(weights[~known])
+    if known.any() and not known.all():
+        figures["auroc"] = auroc(weights, known)
+        figures["auroc_nearest"] = auroc(scores, known)  # of s_(1), the cosine to the nearest labelled item, alone
+    return figures
 
 
 def loss_figures(items: Items, guidance: Guidance, logits: Tensor) -> Metrics:

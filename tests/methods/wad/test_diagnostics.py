@@ -24,7 +24,13 @@ def test_auroc_agrees_with_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     scores, positive = rng.integers(0, 5, 50).astype(float), rng.random(50) < 0.3
     assert auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
-    assert auroc(scores, np.ones(50, np.bool_)) == 0.5
+
+
+def test_a_pool_of_one_sort_has_no_figures_of_the_other() -> None:
+    only_known = Items(inputs=ITEMS.inputs, labels=ITEMS.labels, proxy_start=6, groups=np.zeros(4, np.int64))
+    assert guidance_figures(only_known, GUIDANCE).keys() == {"pool_unknown", "weight_known", "pseudo_label_acc"}
+    only_unknown = Items(inputs=ITEMS.inputs, labels=ITEMS.labels, proxy_start=6, groups=np.full(4, 2, np.int64))
+    assert guidance_figures(only_unknown, GUIDANCE) == {"pool_unknown": 1.0, "weight_unknown": pytest.approx(0.375)}
 
 
 def test_figures_by_hand() -> None:
