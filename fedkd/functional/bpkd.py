@@ -39,13 +39,11 @@ def trimap(
     Raises:
         ValueError: the width is even or below 1.
     """
-    if width < 1 or width % 2 == 0:
-        raise ValueError(f"edge width is {width}, expected an odd number of pixels, at least 1")
     classes = torch.arange(num_classes, device=labels.device).view(1, -1, 1, 1)
     valid = (labels != ignore_index).unsqueeze(1)
-    inside = ((labels.unsqueeze(1) == classes) & valid).float()
-    eroded = 1.0 - _dilate(1.0 - inside, width)
-    return (_dilate(inside, width) - eroded) * valid
+    inside = (labels.unsqueeze(1) == classes) & valid
+    outside_near = _dilate(~inside, width)  # all but what erosion leaves
+    return (_dilate(inside, width) & outside_near & valid).float()
 
 
 def edge_mask(
@@ -155,7 +153,7 @@ def edge_band(
     Args:
         labels: classes or ignored.
     """
-    maps = labels.unsqueeze(1).float()
+    maps = labels.unsqueeze(1)
     edges = (_dilate(maps, width) != -_dilate(-maps, width)) & (maps != ignore_index)
     return functional.adaptive_max_pool2d(edges.float(), size)[:, 0] > 0
 
@@ -240,11 +238,22 @@ def confidence(rows: Float[Tensor, "r c"]) -> Float[Tensor, " r"]:
     return rows.float().softmax(1).amax(1)
 
 
-def _dilate(x: Float[Tensor, "n c h w"], width: int) -> Float[Tensor, "n c h w"]:
-    """Largest value in a square around each pixel; a square is a column of rows. Padding never wins."""
-    reach = width // 2
-    columns = functional.max_pool2d(x, (width, 1), stride=1, padding=(reach, 0))
-    return functional.max_pool2d(columns, (1, width), stride=1, padding=(0, reach))
+def _dilate(x: Tensor, width: int) -> Tensor:
+    """Largest value in a square around each pixel of maps (n, c, h, w) of truth values or whole numbers.
+
+    A square is a column of rows, and a row the largest of shifted maps: on a CPU that is many times faster than max
+    pooling, which was half the time of a step on CamVid. What lies outside the image never wins.
+    """
+    if width < 1 or width % 2 == 0:
+        raise ValueError(f"edge width is {width}, expected an odd number of pixels, at least 1")
+    for dim in (2, 3):
+        size, widened = x.shape[dim], x.clone()
+        for shift in range(1, min(width // 2, size - 1) + 1):
+            for to, source in ((shift, 0), (0, shift)):
+                part = widened.narrow(dim, to, size - shift)
+                part.copy_(torch.maximum(part, x.narrow(dim, source, size - shift)))
+        x = widened
+    return x
 
 
 def _cell_sums(x: Float[Tensor, "n c h w"], factor: int) -> Float[Tensor, "n c cells_h cells_w"]:

@@ -31,7 +31,7 @@ def predicted_labels(
     logits: Float[Tensor, "n c h w"], size: tuple[int, int], *, present: Bool[Tensor, "n h w"] | None = None
 ) -> Int[Tensor, "n rows cols"]:
     """Arg max of the logits at `size`: stands in for labels where images have none. Absent pixels are ignored ones."""
-    labels = resized(logits, size).argmax(1)
+    labels = resized(logits, size).max(1).indices  # many times faster than argmax, which strides over the maps
     if present is None:
         return labels
     here = nnf.interpolate(present.unsqueeze(1).float(), size=size, mode="nearest")[:, 0] > 0
