@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedkd.listing import listing
 from fedkd.report.results import latest, read_results
 from fedkd.report.units import format_bytes, format_seconds
 
@@ -20,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "methods").glob("*.md")))
 RESULTS = ROOT / "simulations" / "results"
 _BLOCK = re.compile(
-    r"(<!-- (?P<kind>results|bench|figures): (?P<name>\w+)(?P<rest>[^\n]*) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+    r"(<!-- (?P<kind>results|bench|figures|methods): (?P<name>\w+)(?P<rest>[^\n]*) -->\n).*?(?P<end><!-- end -->)",
+    re.DOTALL,
 )
 
 
@@ -76,6 +78,20 @@ def figures(name: str, rest: str) -> str:
     return "\n".join([*lines, "", _how(records)]) + "\n"
 
 
+def methods(_: str) -> str:
+    """The index of the cards, from the table in the code."""
+    lines = ["| method | tasks | selects | exchanges | from |", "| --- | --- | --- | --- | --- |"]
+    for entry in listing("methods"):
+        cells = (
+            f"[{entry['name']}]({entry['name']}.md)",
+            ", ".join(entry["tasks"]),
+            entry["selects"],
+            entry["exchanges"],
+        )
+        lines.append(f"| {' | '.join(cells)} | {entry['paper']} ({entry['year']}) |")
+    return "\n".join(lines) + "\n"
+
+
 def filter_bench(name: str) -> str:
     """A Markdown table of results/bench_<name>.json, which `fedkd bench filters --json` wrote: widths by filters."""
     path = RESULTS / f"bench_{name}.json"
@@ -115,7 +131,7 @@ def render(text: str) -> str:
     def made(found: re.Match[str]) -> str:
         if found["kind"] == "figures":
             return figures(found["name"], found["rest"])
-        return {"results": table, "bench": filter_bench}[found["kind"]](found["name"])
+        return {"results": table, "bench": filter_bench, "methods": methods}[found["kind"]](found["name"])
 
     return _BLOCK.sub(lambda found: f"{found[1]}{made(found)}{found['end']}", text)
 
