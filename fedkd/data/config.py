@@ -41,7 +41,7 @@ class DataConfig:
         for key, names in _ONLY.items():
             if getattr(self, key) and self.name not in names and ":" not in self.name:
                 raise ConfigError(
-                    f"is {getattr(self, key)!r}, but data.name is {self.name!r} and only {' and '.join(names)} use it; "
+                    f"is {getattr(self, key)!r}, but data.name is {self.name!r} and only {', '.join(names)} use it; "
                     "leave it out",
                     key=key,
                 )

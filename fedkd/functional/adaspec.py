@@ -34,11 +34,6 @@ def label_rows(logits: Float[Tensor, "b t c"], labels: Int[Tensor, "b t"]) -> Fl
     return logits[label_mask(labels)].float()
 
 
-def next_labels(labels: Int[Tensor, "b t"]) -> Int[Tensor, "b t"]:
-    """Labels that stand at their own token, as in transformers and the authors' code, moved to the position before."""
-    return functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
-
-
 def forward_kl_rows(draft: Float[Tensor, "n c"], target: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
     """KL(target || draft) per token in nats, at temperature 1; both arguments are logits.
 

@@ -13,7 +13,6 @@ from fedkd.functional.adaspec import (
     forward_kl_rows,
     label_mask,
     label_rows,
-    next_labels,
     same_choice,
     select_tokens,
     selected_loss,
@@ -80,7 +79,6 @@ def test_a_label_is_the_token_after_its_position() -> None:
     labels = torch.tensor([[-100, 5, -100], [4, -100, -100]])
     assert label_mask(labels).tolist() == [[False, True, False], [True, False, False]]
     assert label_rows(logits, labels).tolist() == [[2.0, 3.0], [6.0, 7.0]]
-    assert next_labels(torch.tensor([[7, -100, 5], [-100, 4, -100]])).equal(labels)
 
 
 @pytest.mark.parametrize("labels", [torch.full((2, 3), -100), torch.full((2, 1), -100)])

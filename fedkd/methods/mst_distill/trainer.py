@@ -68,8 +68,8 @@ class MSTDistill(LocalTrainer):
         """Stages 1 and 2: co-trained networks and their masks, where the client has both modalities."""
         if self.config.upload == "multimodal" and ctx.proxy is not None and not is_paired(ctx.proxy.samples):
             raise ConfigError(
-                "is 'multimodal', but the proxy set has one modality; set task.paired_proxy = true or method.upload = "
-                "'student'",
+                "method.upload is 'multimodal', but the proxy set has one modality; set task.paired_proxy = true or "
+                "method.upload = 'student'",
                 key="method.upload",
             )
         with ctx.torch_rng("init"):
