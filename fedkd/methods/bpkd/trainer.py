@@ -72,7 +72,9 @@ class BPKD(LocalTrainer):
         """Two selective ones, or a dense one."""
         variants = ("",) if self.config.share == "dense" else (EDGE, BODY)
         return tuple(
-            Stream(space="proxy", kind="logits", width=task.num_outputs, variant=variant) for variant in variants
+            # A dense share says all pixels once: bodies are then no rows of their own.
+            Stream(space="proxy", kind="logits", width=task.num_outputs, variant=each, is_excerpt=each == BODY)
+            for each in variants
         )
 
     def init(self, ctx: Context) -> State:
