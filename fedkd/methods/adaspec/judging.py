@@ -34,17 +34,14 @@ def prompts_of(batch: TokenBatch, config: AdaSpecConfig) -> tuple[list[Tensor], 
     """What stands before the response of each sequence that has one, and how many tokens may follow.
 
     Where the whole sequence is the response, the prompt is its first `config.prompt_tokens`. Models bear the length of
-    the data's sequences at least, and no more is asked of them: `config.max_new_tokens` is cut to what a block leaves
-    of it, and then long prompts lose their beginning.
+    the data's sequences at least, and no more is asked of them: where prompt, new tokens and a block do not fit, the
+    new tokens are fewer, down to half of the room; then prompts lose their beginning.
     """
     length = batch.tokens.shape[1]
-    new = min(config.max_new_tokens, length - config.gamma)
-    if new < 1:
-        raise ConfigError(
-            f"method.gamma is {config.gamma}, but the sequences have {length} tokens: no prompt is left; lower it",
-            key="method.gamma",
-        )
-    room = length - config.gamma - new + 1
+    check_room(length, config)
+    room = length - config.gamma + 1  # for prompt and new tokens
+    new = min(config.max_new_tokens, max(room - config.prompt_tokens, room // 2))
+    room -= new
     prompts = []
     for tokens, is_label in zip(batch.tokens, label_mask(batch.labels), strict=True):
         places = is_label.nonzero()[:, 0].tolist()
@@ -53,6 +50,15 @@ def prompts_of(batch: TokenBatch, config: AdaSpecConfig) -> tuple[list[Tensor], 
         end = places[0] + 1 if places[0] else min(config.prompt_tokens, places[-1] + 1)
         prompts.append(tokens[max(0, end - room) : end])
     return prompts, new
+
+
+def check_room(length: int, config: AdaSpecConfig) -> None:
+    """ConfigError where sequences of this length have no room for a prompt, a new token and a block."""
+    if length <= config.gamma:
+        raise ConfigError(
+            f"method.gamma is {config.gamma}, but the sequences have {length} tokens: no prompt is left; lower it",
+            key="method.gamma",
+        )
 
 
 def acceptance_of(

@@ -66,10 +66,9 @@ def draft_schedule(plan: ScheduleConfig, config: AdaSpecConfig, *, num_private: 
     )
 
 
-def is_refresh_due(config: AdaSpecConfig, round_id: int) -> bool:
-    """Whether a reference that is there is trained anew in this round."""
-    every = config.refresh_reference_every
-    return every > 0 and round_id % every == 0
+def is_refresh_due(config: AdaSpecConfig, age: int) -> bool:
+    """Whether a reference that was trained `age` rounds ago is trained anew."""
+    return 0 < config.refresh_reference_every <= age
 
 
 def decay_groups(*models: nn.Module, lr_scale: float = 1.0) -> list[ParamGroup]:

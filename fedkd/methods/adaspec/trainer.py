@@ -17,7 +17,7 @@ from fedkd.functional.adaspec import forward_kl_rows, select_tokens
 from fedkd.functional.aggregation import LOG_FLOOR, log_normalise
 from fedkd.functional.supports import top_support
 from fedkd.methods.adaspec.config import AdaSpecConfig
-from fedkd.methods.adaspec.judging import METRIC, acceptance_of, judge, spread
+from fedkd.methods.adaspec.judging import METRIC, acceptance_of, check_room, judge, spread
 from fedkd.methods.adaspec.lessons import Lessons, lessons_heard, lessons_of
 from fedkd.methods.adaspec.stages import (
     Tallies,
@@ -83,8 +83,13 @@ class AdaSpec(LocalTrainer):
         self.config = config
 
     def streams(self, task: Task[Any]) -> tuple[Stream, ...]:
-        """One stream of log-probabilities, whole or cut to the top, with the column `delta`."""
+        """One stream of log-probabilities, whole or cut to the top, with the column `delta`.
+
+        Raises:
+            ConfigError: the vocabulary has no more than `top` tokens, or the sequences leave no room for a block.
+        """
         top = self.config.top
+        check_room(task.rows_per_sample, self.config)
         if top >= task.num_outputs:
             raise ConfigError(
                 f"method.top is {top}, but the vocabulary has {task.num_outputs} tokens; lower it, or set 0 for all",
@@ -97,13 +102,19 @@ class AdaSpec(LocalTrainer):
     def init(self, ctx: Context) -> State:
         """A draft with weights of this client's own, and a target trained on its private sequences (stage 0)."""
         with ctx.torch_rng("init"):
-            state: State = {"student": ctx.models.fresh(), "optimizer": {}, REFERENCE: {}, OWN: {}}
+            state: State = {
+                "student": ctx.models.fresh(),
+                "optimizer": {},
+                REFERENCE: {},
+                OWN: {},
+                "reference_round": 0,
+            }
             state["start"] = {name: tensor.clone() for name, tensor in state["student"].items()}
             if not ctx.models.has(GIVEN):
                 target = ctx.models.load(OWN, ctx.models.fresh(OWN))
                 optimizer = student_optimizer(ctx, groups=decay_groups(target, lr_scale=self.config.target_lr_scale))
                 train_round(
-                    _stage(ctx, OWN, target_schedule(ctx.schedule, self.config)),
+                    _whole_stage(ctx, OWN, target_schedule(ctx.schedule, self.config)),
                     target,
                     optimizer,
                     order="private_then_distil",
@@ -121,7 +132,8 @@ class AdaSpec(LocalTrainer):
             state, metrics = self._teach_target(ctx, state, heard)
             target = self._target(ctx, state)
             private = lessons_of(ctx.task, ctx.data.train, target, device=ctx.device)
-            if not state[REFERENCE] or (is_refresh_due(self.config, ctx.round_id) and not ctx.closing):
+            age = ctx.round_id - state["reference_round"]
+            if not state[REFERENCE] or (is_refresh_due(self.config, age) and not ctx.closing):
                 state, more = self._train_reference(ctx, state, private, heard)
                 metrics |= more
             state, more = self._train_draft(ctx, state, private, heard)
@@ -228,12 +240,16 @@ class AdaSpec(LocalTrainer):
     def _train_reference(
         self, ctx: Context, state: State, private: Lessons, heard: Taught | None
     ) -> tuple[State, Metrics]:
-        """Stage 1, from the weights that the draft started with: from any others, delta would be noise."""
+        """Stage 1, from the weights that the draft started with: from any others, delta would be noise.
+
+        Deviation: in the first round nothing has been heard, so without `refresh_reference_every` the reference knows
+        the private tokens alone, while the draft learns proxy tokens too.
+        """
         model = ctx.models.load(REFERENCE, state["start"])
         plan = reference_schedule(ctx.schedule, self.config, rounds=ctx.rounds, **_sizes(ctx, heard))
         tallies = Tallies()
         train_round(
-            _stage(ctx, REFERENCE, plan),
+            _whole_stage(ctx, REFERENCE, plan),
             model,
             student_optimizer(ctx, groups=decay_groups(model)),
             order="private_then_distil",
@@ -242,7 +258,8 @@ class AdaSpec(LocalTrainer):
             num_targets=len(heard) if heard else 0,
         )
         start = state["start"] if self.config.refresh_reference_every else {}
-        return state | {REFERENCE: snapshot(model), "start": start}, tallies.means()
+        made = {REFERENCE: snapshot(model), "start": start, "reference_round": ctx.round_id}
+        return state | made, tallies.means()
 
     def _train_draft(self, ctx: Context, state: State, private: Lessons, heard: Taught | None) -> tuple[State, Metrics]:
         """This round's part of stage 2."""
@@ -270,6 +287,11 @@ class AdaSpec(LocalTrainer):
 def _stage(ctx: Context, name: str, schedule: ScheduleConfig) -> Context:
     """The context of a stage with a schedule and random streams of its own."""
     return replace(ctx, schedule=schedule, rng=lambda stream: ctx.rng(f"{name}-{stream}"))
+
+
+def _whole_stage(ctx: Context, name: str, schedule: ScheduleConfig) -> Context:
+    """The same of a stage that is over when it ends: its rates rise and decay within it, whatever round it stands in."""
+    return replace(_stage(ctx, name, schedule), round_id=0, rounds=1, closing=False)
 
 
 def _sizes(ctx: Context, heard: Taught | None) -> dict[str, int]:

@@ -99,9 +99,9 @@ def test_a_matched_budget() -> None:
 
 
 def test_when_the_reference_is_trained_anew() -> None:
-    assert not any(is_refresh_due(AdaSpecConfig(), r) for r in range(4))
+    assert not any(is_refresh_due(AdaSpecConfig(), age) for age in range(4))
     every_other = AdaSpecConfig(refresh_reference_every=2)
-    assert [is_refresh_due(every_other, r) for r in range(4)] == [True, False, True, False]
+    assert [is_refresh_due(every_other, age) for age in range(4)] == [False, False, True, True]
 
 
 def test_decay_spares_biases_and_scales() -> None:
