@@ -30,11 +30,13 @@ class Case:
 
     Attributes:
         options: of its Config.
+        has_own_model: whether the options name one, so that the toy's may not stand in for it.
     """
 
     cls: type[LocalTrainer]
     toy: Toy
     options: Flat
+    has_own_model: bool = False
 
     @classmethod
     def of(cls, trainer: type[LocalTrainer], toy: Toy, options: Flat = {}) -> Case:  # noqa: B006 - never changed
@@ -57,7 +59,8 @@ class Case:
             dealt=RolesConfig(**groups.get("roles", {})),
             options={**toy.options, **groups.get("task", {})},
         )
-        return cls(cls=trainer, toy=world, options=groups.get("method", {}))
+        own = "name" in groups.get("model", {})
+        return cls(cls=trainer, toy=world, options=groups.get("method", {}), has_own_model=own)
 
     def among(self, **changes: Any) -> Case:
         """The same trainer in a changed world."""

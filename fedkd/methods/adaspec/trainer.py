@@ -290,7 +290,7 @@ def _stage(ctx: Context, name: str, schedule: ScheduleConfig) -> Context:
 
 
 def _whole_stage(ctx: Context, name: str, schedule: ScheduleConfig) -> Context:
-    """The same of a stage that is over when it ends: its rates rise and decay within it, whatever round it stands in."""
+    """The same of a stage that is over when it ends: its rates rise and decay within it, in whatever round it is."""
     return replace(_stage(ctx, name, schedule), round_id=0, rounds=1, closing=False)
 
 

@@ -27,8 +27,9 @@ def prompts(samples: Samples, **options: Any) -> tuple[list[list[int]], int]:
 def test_a_prompt_is_what_stands_before_the_response() -> None:
     short = texts(n=2)
     assert prompts(short, max_new_tokens=3, gamma=4) == (short.x[:, :3].tolist(), 3)
-    # No more than the length of the texts is asked of the models: one token of prompt is left, and 5 may be written.
-    assert prompts(short, max_new_tokens=24, gamma=4) == (short.x[:, 2:3].tolist(), 5)
+    # No more than the length of the texts, nine, is asked of the models: half of what a block leaves is for the prompt.
+    assert prompts(short, max_new_tokens=24, gamma=4) == (short.x[:, :3].tolist(), 3)
+    assert prompts(short, max_new_tokens=24, gamma=4, prompt_tokens=1) == (short.x[:, 2:3].tolist(), 5)
 
 
 def test_where_all_is_response_the_prompt_is_its_beginning() -> None:
