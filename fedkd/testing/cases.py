@@ -96,7 +96,7 @@ class Case:
         state, _ = trainer.fit(self.toy.context(1), trainer.init(self.toy.context()), knowledge)
         return state
 
-    def speak(self, state: State, *, round_id: int = 0, samples: Sequence[int] | Ids | None = None) -> Share:
+    def speak(self, state: State, *, round_id: int = 0, samples: Sequence[int] | range | Ids | None = None) -> Share:
         """The share of a client as a worker makes it, the filter accepting the even samples or those given."""
         ctx = self.toy.context(round_id)
         if samples is not None and ctx.proxy is not None:
@@ -109,9 +109,13 @@ class Case:
         trainer = self.trainer()
         for round_id in rounds:
             state, _ = trainer.fit(self.toy.context(round_id), state, knowledge)
-            streams = by_stream([self.speak(state, round_id=round_id)])
-            knowledge = self._answer([streams[key] for key in sorted(streams)])
+            knowledge = self.answer_to([self.speak(state, round_id=round_id)])
         return state, knowledge
+
+    def answer_to(self, shares: Sequence[Share]) -> Knowledge:
+        """What the scheme `mean` answers to these shares."""
+        streams = by_stream(shares)
+        return self._answer([streams[key] for key in sorted(streams)])
 
     def legal(self, share: Share) -> Share:
         """The share, if the border lets it pass; BadReplyError otherwise."""
