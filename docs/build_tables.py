@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "methods").glob("*.md")))
 RESULTS = ROOT / "simulations" / "results"
 _BLOCK = re.compile(
-    r"(<!-- (?P<kind>results|bench|figures|methods): (?P<name>\w+)(?P<rest>[^\n]*) -->\n)(?:(?!<!-- ).)*(?P<end><!-- end -->)",
+    r"(<!-- (?P<kind>results|bench|figures|methods): (?P<name>\w+)(?P<rest>[^\n]*) -->\n)"
+    r"(?:(?!<!-- ).)*(?P<end><!-- end -->)",
     re.DOTALL,
 )
-
 _OPENING = re.compile(r"<!-- (?:results|bench|figures|methods): ")
 
 
