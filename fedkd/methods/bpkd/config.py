@@ -33,7 +33,7 @@ class BPKDConfig:
     edge_width: int = 7  # side of the square that dilates and erodes, in pixels of the label image; odd, >= 3
     edge_norm: str = "per_class"  # n_c: mass of the class's mask; or per_class_count, or global
     trimap: str = "labels"  # whose edges: of the labels or the consensus; or shuffled (control): of the next image
-    teacher_steps: int = 0  # private mini-batches that a teacher at home is trained for, before round 0; 0: none is
+    teacher_steps: int = 0  # private mini-batches that train a teacher at home, at a constant schedule.lr; 0: none is
     share: str = "selective"  # edge band by pixel and bodies by cell; or dense: every pixel
     body_factor: int = 4  # side of a body cell in pixels of the shared grid (stride 4 -> 16); >= 1
 

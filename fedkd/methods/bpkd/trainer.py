@@ -37,8 +37,8 @@ class BPKD(LocalTrainer):
 
     On private images: cross-entropy, and the losses against a teacher at home where there is one, the trimap from the
     masks. On proxy images: the same losses against the consensus, the trimap from its arg max. The teacher is that of
-    `teacher.weights`, or trained on the client's own masks before round 0, as `schedule.*` says (`teacher_steps`; from
-    `teacher.weights` where there are some).
+    `teacher.weights`, or trained on the client's own masks before round 0 (`teacher_steps`; from `teacher.weights`
+    where there are some), with optimiser and batches of `schedule.*` at its rate, which neither warms up nor decays.
 
     Deviation: the paper has one student and one teacher that saw the same data, and no federation; the selective share
     and the consensus as teacher are fedkd's own.
@@ -87,7 +87,12 @@ class BPKD(LocalTrainer):
         return state
 
     def fit(self, ctx: Context, state: State, knowledge: Knowledge) -> tuple[State, Metrics]:
-        """Private images first, then the consensus on proxy images. Reports the mean of every weighted term."""
+        """Private and proxy images as `order` says, the latter once a consensus was heard. Means of all weighted terms.
+
+        Deviation: the specification takes private images first, then the consensus. The default, `joint`, takes both
+        in each step, since steps without labels let classes drift: the body loss does not see an offset that is the
+        same at all positions of a class. The closing message has no private part in any order.
+        """
         config, task = self.config, _task(ctx)
         model = ctx.models.load("student", state["student"])
         optimizer = student_optimizer(ctx, model)
@@ -176,7 +181,7 @@ class BPKD(LocalTrainer):
         return ctx.models.frozen("teacher") if ctx.models.has("teacher") else None
 
     def _trained_teacher(self, ctx: Context) -> dict[str, Tensor]:
-        """Weights after `teacher_steps` steps of cross-entropy on the private images."""
+        """Weights after `teacher_steps` steps of cross-entropy on the private images, at a constant rate."""
         task, train = _task(ctx), ctx.data.train
         model = ctx.models.load("teacher", ctx.models.fresh("teacher"))
         check_model(model, ctx.models.spec, name=type(model).__name__, group="teacher")
@@ -190,9 +195,10 @@ class BPKD(LocalTrainer):
 
 def masked_to_edges(samples: Samples, *, width: int) -> Samples:
     """The same with every target outside the edge band of the masks ignored."""
-    masks = torch.from_numpy(samples.labels)
+    labels = samples.labels.astype(np.int64)  # neither IGNORE nor a negative is a number of 8 bits without a sign
+    masks = torch.from_numpy(labels)
     band = edge_band(masks, size=(masks.shape[1], masks.shape[2]), width=width, ignore_index=IGNORE)
-    return replace(samples, y=np.where(band.numpy(), samples.labels, IGNORE))
+    return replace(samples, y=np.where(band.numpy(), labels, IGNORE))
 
 
 def _task(ctx: Context) -> Segmentation:

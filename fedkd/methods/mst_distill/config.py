@@ -46,7 +46,7 @@ class MSTDistillConfig:
 
     routing: str = "top_k"  # top_k teachers per sample, soft: one target mixed from all, random: k drawn (a control)
     k: int = 1  # teachers that each sample distils from; 1..number of teachers
-    gate_grad: str = "none"  # does L_kd teach the gate: none (the authors' code) or weighted
+    gate_grad: str = "none"  # does L_kd teach the gate: none (the authors' code) or weighted (not random)
     detach_gate: bool = False  # true: the gate's losses do not reach the student through its logits
     lb_mode: str = "kl"  # L_lb: kl to the uniform share, or cv (coefficient of variation)
 
@@ -80,6 +80,12 @@ class MSTDistillConfig:
         check_choice("hooks", self.hooks, HOOKS)
         check_choice("routing", self.routing, ROUTINGS)
         check_choice("gate_grad", self.gate_grad, GATE_GRADS)
+        if self.routing == "random" and self.gate_grad == "weighted":
+            raise ConfigError(
+                "is 'weighted', but method.routing is 'random': drawn picks would be weighted by numbers that no gate "
+                "chose; set method.gate_grad = 'none', or method.routing = 'top_k' or 'soft'",
+                key="gate_grad",
+            )
         check_choice("lb_mode", self.lb_mode, ("kl", "cv"))
         check_choice("upload", self.upload, UPLOADS)
         for name in ("teacher_layers", "auxiliary_layers"):

@@ -163,6 +163,7 @@ class MSTDistill(LocalTrainer):
         config, batch = self.config, ctx.schedule.private_batch
         train, val = self._pairs(ctx, ctx.data.train), self._val(ctx)
         networks = networks_of(ctx, config, student, {})
+        self._check_masks(ctx, networks)
         adam = optim.Adam([each for model in networks.modules() for each in model.parameters()], config.cotrain_lr)
         cotrain(
             networks,
@@ -200,6 +201,11 @@ class MSTDistill(LocalTrainer):
         if not state["masks"]:
             return None
         return specialists_of(ctx, self.config, networks_of(ctx, self.config, student, state), state)
+
+    def _check_masks(self, ctx: Context, networks: Networks) -> None:
+        """ConfigError where a layer is not there or no mask of it is allowed: said before stage 1, not after it."""
+        with torch.random.fork_rng(devices=[]):  # masks are drawn on the CPU; these must move no stream
+            specialists_of(ctx, self.config, networks, {})
 
     def _pairs(self, ctx: Context, samples: Samples) -> Pairs:
         return Pairs.of(ctx.task, samples, ctx.device)

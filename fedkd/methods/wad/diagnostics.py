@@ -53,7 +53,11 @@ def loss_figures(items: Items, guidance: Guidance, logits: Tensor) -> Metrics:
 
 
 def promotion_figures(items: Items, promotion: Promotion) -> Metrics:
-    """How many joined, and which share of those whose class is told did so under their true class."""
+    """How many joined, and which share of those whose class is told did so under their true class.
+
+    Deviation: classes are told of the client's own unlabelled items alone, so `promoted` counts proxy items and
+    `promoted_purity` does not.
+    """
     asked, true, _ = _told(items, promotion.moved_ids)
     figures: Metrics = {"promoted": float(len(promotion.moved_ids))}
     if asked.any():

@@ -125,6 +125,9 @@ def student_losses(
     the paper, nor is `unlabelled_weight`, the factor of the second term. `view` is what the student sees of each batch;
     None: the images as they are.
 
+    Deviation: `peers` are heard on items of the pool alone. A proxy item that was promoted is out of it for good and
+    keeps its hard label, whatever the others say later; `peer_loss`, in the closing message, takes it in again.
+
     Raises:
         ValueError: nothing is labelled.
     """
@@ -159,10 +162,12 @@ def peer_loss(student: nn.Module, images: Float[Tensor, "p ..."], peers: Peers, 
 
 
 @torch.no_grad()
-def predict(student: nn.Module, images: Float[Tensor, "n ..."], *, batch_size: int) -> Float[Tensor, "n c"]:
-    """The student's logits on the images as they are. It is put into evaluation mode and stays there."""
+def predict(
+    student: nn.Module, images: Float[Tensor, "m ..."], ids: Int[Tensor, " n"], *, batch_size: int
+) -> Float[Tensor, "n c"]:
+    """The student's logits on the images of `ids`, as they are. It is put into evaluation mode and stays there."""
     student.eval()
-    return torch.cat([ask(student, chunk) for chunk in _chunks(images, batch_size)])
+    return torch.cat([ask(student, images[chunk]) for chunk in _chunks(ids, batch_size)])  # no copy of the whole pool
 
 
 def promote(

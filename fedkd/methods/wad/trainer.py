@@ -120,7 +120,7 @@ class WAD(LocalTrainer):
         said = self._guidance(ctx, state, items, labelled)
         used = said if self.config.weighting == "margin" else replace(said, weights=torch.ones_like(said.weights))
         metrics = self._train(ctx, student, items, labelled, used, peers)
-        logits = predict(student, items.inputs[used.ids], batch_size=ctx.profile.predict_batch)
+        logits = predict(student, items.inputs, used.ids, batch_size=ctx.profile.predict_batch)
         iteration = state["iteration"] + 1
         share = promotion_share(iteration, alpha=self.config.alpha, split=self.config.split)
         promotion = promote(labelled, used, used.ids, logits, share=share)

@@ -170,6 +170,15 @@ def test_only_the_band_of_the_true_masks_counts_at_the_edges() -> None:
     assert banded.tolist() == [[[IGNORE, IGNORE, IGNORE, 0, 1, IGNORE, 1, IGNORE]]]
 
 
+def test_masks_of_eight_bits_are_banded_as_those_of_sixty_four() -> None:
+    masks = np.array([[[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1, 1]]])
+    images = np.zeros((1, 1, 2, 8), np.float32)
+    small = masked_to_edges(Samples(images, masks.astype(np.uint8)), width=3).labels
+    np.testing.assert_array_equal(small, masked_to_edges(Samples(images, masks), width=3).labels)
+    assert small.min() == IGNORE
+    assert small.max() == 1
+
+
 def test_edge_miou_is_lower_than_miou_where_a_grid_blurs_the_edges() -> None:
     there = case(task__stride=4, schedule__private_steps=100)
     found = there.trainer().evaluate(there.toy.context(), there.fitted(), there.toy.test)

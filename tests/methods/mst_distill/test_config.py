@@ -46,3 +46,10 @@ def test_wrong_values_are_refused_by_name(key: str, value: object, message: str)
     with pytest.raises(ConfigError, match=message) as caught:
         MSTDistillConfig(**{key: value})  # type: ignore[arg-type]
     assert caught.value.key == key
+
+
+def test_drawn_teachers_are_not_weighted_by_the_gate() -> None:
+    with pytest.raises(ConfigError, match=r"method\.routing is 'random'.*gate_grad = 'none'") as caught:
+        MSTDistillConfig(routing="random", gate_grad="weighted")
+    assert caught.value.key == "gate_grad"
+    assert MSTDistillConfig(routing="random").gate_grad == "none"

@@ -202,6 +202,23 @@ def test_wrong_choices_are_refused_by_name() -> None:
         Experiment.build({"method.name": "mst_distill", "task.name": "segmentation"}).check()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"teacher_layers": "fc9"}, "has no layer 'fc9'"),
+        ({"auxiliary_layers": "fc9"}, "has no layer 'fc9'"),
+        ({"mask_limit": 1}, "mask_limit"),
+        ({"auxiliary_model": "mlpp"}, "mlpp"),
+    ],
+)
+def test_what_stage_2_cannot_do_is_refused_before_stage_1(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr("fedkd.methods.mst_distill.trainer.cotrain", lambda *_, **__: pytest.fail("trained first"))
+    with pytest.raises(ConfigError, match=message):
+        case(**wrong).trainer().init(PAIRS.context())
+
+
 def test_a_state_of_another_architecture_is_refused() -> None:
     state, other = case().fitted(), case().among(model=replace(PAIRS.model, hidden=12))
     with pytest.raises(StateError, match="weight"):

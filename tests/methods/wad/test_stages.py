@@ -217,10 +217,10 @@ def test_the_same_stream_gives_the_same_student_and_another_does_not() -> None:
     assert weights_of(one) != weights_of(other)
 
 
-def test_predictions_come_in_the_order_of_the_images_without_dropout() -> None:
-    student = nn.Sequential(nn.Dropout(0.9), linear())
-    assert torch.allclose(predict(student, IMAGES, batch_size=5), linear()(IMAGES), atol=1e-6)
-    assert predict(student, IMAGES[:0], batch_size=5).shape == (0, 2)
+def test_predictions_come_in_the_order_of_the_ids_without_dropout() -> None:
+    student, ids = nn.Sequential(nn.Dropout(0.9), linear()), torch.tensor([7, 0, 11, 3, 2, 5, 9])
+    assert torch.allclose(predict(student, IMAGES, ids, batch_size=5), linear()(IMAGES)[ids], atol=1e-6)
+    assert predict(student, IMAGES, ids[:0], batch_size=5).shape == (0, 2)
 
 
 # Promotion
