@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedkd.errors import DataError
+from fedkd.listing import listing
 from fedkd.report.results import latest, read_results
 from fedkd.report.units import format_bytes, format_seconds
 
@@ -20,8 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "methods").glob("*.md")))
 RESULTS = ROOT / "simulations" / "results"
 _BLOCK = re.compile(
-    r"(<!-- (?P<kind>results|bench|figures): (?P<name>\w+)(?P<rest>[^\n]*) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+    r"(<!-- (?P<kind>results|bench|figures|methods): (?P<name>\w+)(?P<rest>[^\n]*) -->\n)"
+    r"(?:(?!<!-- ).)*(?P<end><!-- end -->)",
+    re.DOTALL,
 )
+_OPENING = re.compile(r"<!-- (?:results|bench|figures|methods): ")
 
 
 def table(name: str) -> str:
@@ -61,12 +66,17 @@ def figures(name: str, rest: str) -> str:
 
     A row for each setting of that experiment in results/<name>.json, a column for each figure.
     """
+    if not (RESULTS / f"{name}.json").exists():
+        raise DataError(f"a block asks for figures of {name!r}, but there is no simulations/results/{name}.json")
     experiment, _, listed = rest.strip().partition("|")
     wanted = [part.strip() for part in listed.split(",") if part.strip()]
     found = latest(read_results(RESULTS / f"{name}.json"))
     records = [record for record in found if record["experiment"] == experiment.strip()]
     if not records or not wanted:
         return "_Not measured yet._\n"
+    known = {name for record in records for name in (*record["figures"], *record.get("client_figures", {}))}
+    if unknown := [each for each in wanted if each not in known]:
+        raise DataError(f"no record of {experiment.strip()} has {', '.join(unknown)}; correct the block's names")
     titles = [_title(figure, records[0]) for figure in wanted]
     lines = [f"| setting | {' | '.join(titles)} | seeds |", "| --- " * (len(wanted) + 2) + "|"]
     for record in records:
@@ -74,6 +84,20 @@ def figures(name: str, rest: str) -> str:
         seeds = ", ".join(map(str, record["seeds"]))
         lines.append(f"| {_setting(record)} | {' | '.join(map(_spread, values))} | {seeds} |")
     return "\n".join([*lines, "", _how(records)]) + "\n"
+
+
+def methods(_: str) -> str:
+    """The index of the cards, from the table in the code."""
+    lines = ["| method | tasks | selects | exchanges | from |", "| --- | --- | --- | --- | --- |"]
+    for entry in listing("methods"):
+        cells = (
+            f"[{entry['name']}]({entry['name']}.md)",
+            ", ".join(entry["tasks"]),
+            entry["selects"],
+            entry["exchanges"],
+        )
+        lines.append(f"| {' | '.join(cells)} | {entry['paper']} ({entry['year']}) |")
+    return "\n".join(lines) + "\n"
 
 
 def filter_bench(name: str) -> str:
@@ -115,8 +139,10 @@ def render(text: str) -> str:
     def made(found: re.Match[str]) -> str:
         if found["kind"] == "figures":
             return figures(found["name"], found["rest"])
-        return {"results": table, "bench": filter_bench}[found["kind"]](found["name"])
+        return {"results": table, "bench": filter_bench, "methods": methods}[found["kind"]](found["name"])
 
+    if len(_BLOCK.findall(text)) != len(_OPENING.findall(text)):
+        raise DataError("a block has no `<!-- end -->` before the next one begins; every block needs its own")
     return _BLOCK.sub(lambda found: f"{found[1]}{made(found)}{found['end']}", text)
 
 

@@ -18,7 +18,6 @@ OPTIONAL = (
     ("timm", "vision"),
     ("transformers", "llm"),
     ("diffusers", "diffusion"),
-    ("torchmetrics", "segmentation"),
 )
 
 

@@ -15,7 +15,7 @@ from fedkd.compose import compose, parse_overrides
 from fedkd.errors import FedKDError
 from fedkd.report.console import summary_table
 from fedkd.report.folder import RunFolder
-from fedkd.report.results import append_result, make_record
+from fedkd.report.results import append_result, make_record, read_results
 from fedkd.report.summary import client_figures
 from fedkd.runner import run
 
@@ -28,8 +28,11 @@ def main() -> None:
     parser.add_argument("experiment", help="name of a TOML file in simulations/")
     parser.add_argument("-c", "--config", action="append", default=[], metavar="KEY=VALUE", help="override; repeatable")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--into", default="", help="results file without .json; default: the experiment's name")
+    parser.add_argument("--into", default="", help="results file without .json; default: the experiment's own name")
     arguments = parser.parse_args()
+    into = arguments.into or arguments.experiment.rpartition("/")[2].removesuffix(".toml")
+    results = RESULTS / f"{into}.json"
+    read_results(results)  # a file that is broken is told before the first seed, not after the last
     summaries, reported, environment = [], [], {}
     for seed in arguments.seeds:
         overrides = {"the command line": parse_overrides(arguments.config) | {"seed": seed}}
@@ -46,8 +49,9 @@ def main() -> None:
         summaries=summaries,
         environment=environment,
         reported=reported,
+        into=arguments.into,
     )
-    append_result(RESULTS / f"{arguments.into or arguments.experiment}.json", record)
+    append_result(results, record)
 
     from rich.console import Console
 

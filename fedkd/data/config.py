@@ -27,7 +27,7 @@ class DataConfig:
     max_test: int = 0  # test samples to use, at least one of each class; 0 uses all
     validation: float = 0.0  # above 0: this share of the training data stands in for the test set; 0..1
     image_size: int = 0  # resize images to this width and height; 0 leaves them (folder, hub)
-    length: int = 0  # characters of a sequence, longer texts are cut; 0 takes 128 (shakespeare, gsm8k)
+    length: int = 0  # tokens of a sequence, longer texts are cut; 0 takes 128 (shakespeare, gsm8k) or 48 (grammar)
     hub_name: str = ""  # the Hugging Face name, such as ylecun/mnist; "" reads parquet files under `root` (hub)
     image_column: str = ""  # "" finds the one column of images (hub)
     label_column: str = ""  # "" finds the one column of classes (hub)
@@ -41,7 +41,7 @@ class DataConfig:
         for key, names in _ONLY.items():
             if getattr(self, key) and self.name not in names and ":" not in self.name:
                 raise ConfigError(
-                    f"is {getattr(self, key)!r}, but data.name is {self.name!r} and only {' and '.join(names)} use it; "
+                    f"is {getattr(self, key)!r}, but data.name is {self.name!r} and only {', '.join(names)} use it; "
                     "leave it out",
                     key=key,
                 )
@@ -49,7 +49,7 @@ class DataConfig:
 
 _ONLY: Mapping[str, tuple[str, ...]] = {  # a key that would be ignored is refused; code of your own may use any
     "image_size": ("folder", "hub"),
-    "length": ("shakespeare", "gsm8k"),
+    "length": ("shakespeare", "gsm8k", "grammar"),
     "hub_name": ("hub",),
     "image_column": ("hub",),
     "label_column": ("hub",),

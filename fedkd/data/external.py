@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +21,8 @@ def load_external_proxy(config: DataConfig, private: Dataset, *, max_samples: in
     """Inputs of the training part of another data set, without labels, in the shape and scaling of the private inputs.
 
     Images are made grey or repeated over three channels, resized (bilinear), and scaled as the private images are: a
-    model is to see both through the same eyes. The order is the data set's own; the same call gives the same samples on
-    every machine.
+    model is to see both through the same eyes. Further inputs (prompts, time steps) that the private data have too come
+    along as they are. The order is the data set's own; the same call gives the same samples on every machine.
 
     Args:
         config: of the other data set; its `validation` and `max_train` play no part.
@@ -29,19 +30,36 @@ def load_external_proxy(config: DataConfig, private: Dataset, *, max_samples: in
         max_samples: a fixed draw of so many, the same share of each of its classes; 0 takes all.
 
     Raises:
-        DataError: the inputs cannot be brought to the private shape.
+        DataError: the inputs cannot be brought to the private shape, or further inputs have another.
     """
     other = load_dataset(replace(config, validation=0.0, max_train=max_samples))
-    x, shape = other.train.x, private.input_shape
+    x, shape, more = other.train.x, private.input_shape, _more_inputs(other, private)
     if other.scaling is None or private.scaling is None or x.ndim != 4 or len(shape) != 3:
         if x.shape[1:] != shape:
             raise DataError(
                 f"the external proxy set {other.name!r} has inputs of shape {x.shape[1:]}, the private data "
                 f"{private.name!r} of {shape}, and not both are images that could be converted; choose another set"
             )
-        return Samples(x)
+        return Samples(x, more=more)
     pixels = resized(_with_channels(other.scaling.undo(x), shape[0], other.name), shape[1:])
-    return Samples(private.scaling.apply(pixels.clip(0.0, 1.0)))
+    return Samples(private.scaling.apply(pixels.clip(0.0, 1.0)), more=more)
+
+
+def _more_inputs(other: Dataset, private: Dataset) -> Mapping[str, Array]:
+    """Further inputs of the other set that the private data have too, as they are."""
+    kept = {name: array for name, array in other.train.more.items() if name in private.train.more}
+    for name, array in kept.items():
+        have, want = _form(array), _form(private.train.more[name])
+        if have != want:
+            raise DataError(
+                f"the external proxy set {other.name!r} has {name!r} of shape {have[0]} and type {have[1]}, the "
+                f"private data {private.name!r} of {want[0]} and {want[1]}; choose another set"
+            )
+    return kept
+
+
+def _form(array: Array) -> tuple[tuple[int, ...], str]:
+    return array.shape[1:], str(array.dtype)
 
 
 def _with_channels(pixels: Array, wanted: int, name: str) -> Array:

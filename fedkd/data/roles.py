@@ -71,7 +71,8 @@ def deal(client_id: int, private: Samples, test: Samples, plan: RolesConfig, rng
     the unlabelled set, with an oracle.
 
     Raises:
-        DataError: samples have no single class where targets are named, or no sample is left to train on.
+        DataError: samples have no single class where targets are named, or the stream or the targets leave no sample to
+            train on.
     """
     roles, oracle = {"test": test}, None
     rest = np.arange(len(private))
@@ -79,6 +80,12 @@ def deal(client_id: int, private: Samples, test: Samples, plan: RolesConfig, rng
         count = round(plan.stream * len(private))
         coming = np.sort(rng.choice(len(private), count, replace=False))
         rest = np.setdiff1d(rest, coming)
+        if count and not len(rest):
+            raise DataError(
+                f"client {client_id} has {len(private)} private samples, and roles.stream = {plan.stream:g} takes "
+                f"{count} of them, so that none is left to train on; lower roles.stream, or take another partition or "
+                "fewer clients"
+            )
         roles["stream"] = _without_labels(private.take(coming))
     named = _named(private, rest, plan, rng)
     if plan.hides_labels:
@@ -111,7 +118,7 @@ def _named(private: Samples, rest: Ids, plan: RolesConfig, rng: np.random.Genera
             "roles.targets and roles.labelled need a class for each sample, and these samples have none; leave them out"
         )
     classes, targets = private.y[rest], plan.target_classes
-    found = []
+    found = [rest[:0]]  # a client without samples has no classes either
     for number in np.unique(classes) if targets is None else targets:
         of_class = rest[classes == number]
         found.append(rng.permutation(of_class)[: plan.labelled or len(of_class)])

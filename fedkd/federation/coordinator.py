@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from fedkd import metric_names as m
-from fedkd.combinations import check_streams, metric_of
+from fedkd.combinations import metric_of
 from fedkd.exchange.scheme import ServerContext, ServerScheme
 from fedkd.experiment import Experiment
 from fedkd.federation.answers import Answers, expected_shares
@@ -31,7 +31,6 @@ from fedkd.federation.setting import Setting
 from fedkd.federation.traffic import selection_numbers
 from fedkd.federation.workspace import Node, Workspace
 from fedkd.filters.selection import SCORE_BINS
-from fedkd.methods.base import streams_of
 from fedkd.rows import Knowledge
 from fedkd.streams import stream
 from fedkd.types import Ids
@@ -63,10 +62,6 @@ class Coordinator:
         self._here.dataset = plan.dataset  # loaded already
         self._scheme: ServerScheme = experiment.scheme.create()
         self._exchanges = bool(self._scheme.spaces)
-        if self._exchanges:
-            check_streams(
-                experiment, streams_of(self._here.trainer, self._here.task), num_columns=self._here.task.num_outputs
-            )
 
     def run(self) -> None:
         """From where the checkpoints say, or from the start, to the closing message.

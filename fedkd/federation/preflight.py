@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedkd.combinations import check_streams
 from fedkd.data.base import Dataset
 from fedkd.data.load import load_dataset
 from fedkd.data.partition_file import PartitionTable
 from fedkd.errors import ConfigError, DataError
 from fedkd.experiment import CoreConfig, Experiment
 from fedkd.functional.skew import mean_label_emd, mean_pairwise_js
+from fedkd.methods.base import streams_of
 from fedkd.models.roles import Group, ModelRole
 from fedkd.models.spec import ModelSpec
 from fedkd.streams import stream
@@ -65,6 +67,7 @@ def preflight(experiment: Experiment) -> Plan:
     _check_roles(experiment)
     _check_targets(experiment, dataset, indices)
     _check_quorum(experiment)
+    _check_streams(experiment, dataset)
     _check_models(experiment, dataset)
     _check_device(experiment)
     return Plan(dataset, PartitionTable.of(indices))
@@ -127,6 +130,13 @@ def _check_roles(experiment: Experiment) -> None:
             f"are dealt to {', '.join(sorted(given))} alone; set roles.labelled or roles.targets for unlabelled ones, "
             "roles.budget for a pool, roles.val, roles.stream, or choose another method"
         )
+
+
+def _check_streams(experiment: Experiment, dataset: Dataset) -> None:
+    """What the method shares in this task is something that scheme and codec take."""
+    if experiment.scheme.create().spaces:
+        task = task_of(experiment, dataset)
+        check_streams(experiment, streams_of(experiment.method.create(), task), num_columns=task.num_outputs)
 
 
 def _check_targets(experiment: Experiment, dataset: Dataset, indices: Sequence[Ids]) -> None:

@@ -17,16 +17,16 @@ from fedkd.rows import Rows, Share, Stream, stream_of
 def selection_numbers(shares: Iterable[Share], expected: Expected, codec: Codec) -> dict[str, Any]:
     """Rows of the shares, and the bytes that the same shares would have taken without any selection.
 
-    The whole share of a client has all rows that were asked for in each of the trainer's streams, in as many variants
-    as it spoke with, without weights (which are part of a selection), and its record. Outside proxy space it has a row
-    for each possible id, or those that were sent where ids have no limit.
+    The whole share of a client has all rows that were asked for in each of the trainer's streams but excerpts, in as
+    many variants as it spoke with, without weights (which are part of a selection), and its record. Outside proxy space
+    it has a row for each possible id, or those that were sent where ids have no limit.
     """
     selected, unselected = 0, 0
     for share in shares:
         selected += sum(len(rows) for rows in share.rows)
         unselected += 0 if share.extra is None else share.extra.nbytes
         sets: Counter[Stream | None] = Counter(stream_of(rows, expected.streams) for rows in share.rows)
-        for stream in expected.streams:
+        for stream in (each for each in expected.streams if not each.is_excerpt):
             size, largest = _whole(stream, expected)
             if size is None:
                 sent = [rows for rows in share.rows if stream_of(rows, expected.streams) == stream]

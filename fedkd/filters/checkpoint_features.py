@@ -14,6 +14,7 @@ from fedkd.errors import ConfigError, DataError
 from fedkd.filters.conv_features import channel_statistics
 from fedkd.filters.features import FeatureMap, check_features, in_blocks
 from fedkd.lookup import nearest
+from fedkd.models.heads import cut_head
 from fedkd.threads import one_torch_thread
 from fedkd.types import Array
 
@@ -77,19 +78,14 @@ def _load(checkpoint: Path, name: str) -> tuple[nn.Module, int]:
             "See torchvision.models.list_models()",
             key="feature_model",
         ) from error
-    linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ConfigError(f"is {name!r}, which has no linear layer; choose a classifier", key="feature_model")
-    parent, _, last = linear[-1].rpartition(".")
-    head = net.get_submodule(linear[-1])
-    setattr(net.get_submodule(parent), last, nn.Identity())
+    last, width = cut_head(net, key="feature_model")
     try:
         weights = load_file(checkpoint)
     except (OSError, SafetensorError) as error:
         raise ConfigError(
             f"{checkpoint} cannot be read: {error}; check the path and the file", key="checkpoint"
         ) from error
-    kept = {key: value for key, value in weights.items() if key.rpartition(".")[0] != linear[-1]}
+    kept = {key: value for key, value in weights.items() if key.rpartition(".")[0] != last}
     try:
         net.load_state_dict(kept)
     except RuntimeError as error:
@@ -97,7 +93,7 @@ def _load(checkpoint: Path, name: str) -> tuple[nn.Module, int]:
             f"{checkpoint} does not fit feature_model {name!r}; save the state dict of that torchvision model. {error}",
             key="checkpoint",
         ) from error
-    return net.eval().requires_grad_(False), int(head.in_features)
+    return net.eval().requires_grad_(False), width
 
 
 def _check_images(x: Array) -> None:

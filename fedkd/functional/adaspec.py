@@ -14,47 +14,42 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from fedkd.functional.losses import masked_mean
+from fedkd.functional.losses import kl_rows, masked_mean
 
 if TYPE_CHECKING:
     import numpy as np
 
-IGNORED = -100  # label of prompt and padding
+IGNORE = -100  # label of prompt and padding, as in torch's losses
 SELECTIONS = ("top", "bottom", "random", "all")
 LOSS_NORMS = ("mean_kept", "all_tokens")
-# Log-probability of a bucket without mass. Its exponential is 0 and it still fits half precision on the wire.
-LOG_FLOOR = -1e4
 
 
-def label_mask(labels: Int[Tensor, "b t"]) -> Bool[Tensor, "b t-1"]:
-    """True where position i has to predict a label: that of position i + 1."""
-    return labels[:, 1:] != IGNORED
+def label_mask(labels: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
+    """True where a position has a label: the token after it, as the language task lines them up."""
+    return labels != IGNORE
 
 
 def label_rows(logits: Float[Tensor, "b t c"], labels: Int[Tensor, "b t"]) -> Float[Tensor, "n c"]:
-    """The logits that predict a label, float32, sequence after sequence."""
-    return logits[:, :-1][label_mask(labels)].float()
+    """The logits at positions with a label, float32, sequence after sequence."""
+    return logits[label_mask(labels)].float()
 
 
 def forward_kl_rows(draft: Float[Tensor, "n c"], target: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
     """KL(target || draft) per token in nats, at temperature 1; both arguments are logits.
 
-    The target carries no gradient. A symbol to which the target gives no mass costs nothing, even where the draft's
-    logit is minus infinity.
+    The target carries no gradient. A symbol to which the target gives no mass costs nothing, even where a logit is
+    minus infinity.
     """
-    log_draft = functional.log_softmax(draft.float(), dim=-1)
-    log_draft = log_draft.clamp_min(torch.finfo(log_draft.dtype).min)  # 0 times minus infinity would be NaN
-    probs = target.detach().float().softmax(-1)
-    return functional.kl_div(log_draft, probs, reduction="none").sum(-1)
+    return kl_rows(_finite(draft), _finite(target.detach()))
 
 
 def top_threshold(scores: Float[Tensor, " n"], *, keep_share: float) -> Float[Tensor, ""]:
-    """The (1 - keep_share) quantile of `scores`, linearly interpolated, as torch 2.14's `torch.quantile` rounds it.
+    """The (1 - keep_share) quantile of `scores`, linearly interpolated.
 
-    1 - keep_share is rounded to float32, its rank among the scores is float64, the result float32. Deviation: earlier
-    versions of torch, the authors' among them, round the rank to float32 as well and refuse more than 16 million
-    scores. Rounding decides whether a token at an integer rank stays: 0.6 is a little too large in float32, so at
-    keep_share 0.4 and n = 6 the third token now mostly goes; there it stayed.
+    Deviation: the authors call `torch.quantile`, where rounding decides whether the token at an integer rank stays: 0.6
+    is a little too large in float32, so versions of torch that multiply it in float64 (2.14) keep two of six tokens at
+    keep_share 0.4, while older ones, that round the rank as well, keep three. Here the rank is exact to nine digits,
+    which keeps three. Nor is there a limit of 16 million scores.
 
     Raises:
         ValueError: no scores.
@@ -62,7 +57,7 @@ def top_threshold(scores: Float[Tensor, " n"], *, keep_share: float) -> Float[Te
     if not len(scores):
         raise ValueError("no scores, hence no quantile")
     ordered = scores.detach().float().sort().values
-    rank = float(torch.tensor(1 - keep_share, dtype=torch.float32)) * (len(ordered) - 1)
+    rank = round((1 - keep_share) * (len(ordered) - 1), 9)
     low, high = ordered[math.floor(rank)], ordered[math.ceil(rank)]
     return torch.lerp(low, high, rank - math.floor(rank))
 
@@ -77,8 +72,8 @@ def select_tokens(
 ) -> Bool[Tensor, " n"]:
     """Keep about `keep_share` of the tokens, at least one: n - ceil((1 - keep_share)(n - 1)) where scores are distinct.
 
-    Where that rank is an integer, rounding may drop its token (see `top_threshold`). Ties at the threshold are all
-    kept. Paper: AdaSPEC, sec. 3, is `top` over a batch. Deviation: the rest are controls of our own.
+    Ties at the threshold are all kept. Paper: AdaSPEC, sec. 3, is `top` over a batch. Deviation: the rest are controls
+    of our own.
 
     Args:
         delta: divergence of the draft minus that of the reference, per token.
@@ -131,37 +126,14 @@ def selected_loss(
     return (losses * keep).sum() / max(len(losses) if num_tokens is None else num_tokens, 1)
 
 
-def top_buckets(logits: Float[Tensor, "n c"], *, num_top: int) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k+1"]]:
-    """Indices of the `num_top` most likely symbols, and log-probabilities of those and of all others together.
+def bucket_kl_rows(draft: Float[Tensor, "n k1"], target: Float[Tensor, "n k1"]) -> Float[Tensor, " n"]:
+    """KL(target || draft) per token in nats over buckets; both arguments are their log-probabilities.
 
-    What a target sends in place of `c` logits. Never renormalised: that would change the divergences and with them the
-    selection.
+    Buckets are the symbols of a support and all others together (`fedkd.functional.losses.bucket_log_probs`), or every
+    symbol by itself. Never above `forward_kl_rows` of the same models, and equal to it where each bucket holds one
+    symbol. Top symbols alone, renormalised, would change the divergences and with them the selection.
     """
-    indices = logits.detach().topk(min(num_top, logits.shape[-1]), dim=-1).indices
-    return indices, bucket_log_probs(logits.detach(), indices)
-
-
-def bucket_log_probs(logits: Float[Tensor, "n c"], indices: Int[Tensor, "n k"]) -> Float[Tensor, "n k+1"]:
-    """Log-probabilities of the symbols at `indices`, then of all others together; each symbol has at least `LOG_FLOOR`.
-
-    Args:
-        indices: distinct within a row.
-    """
-    log_probs = functional.log_softmax(logits.float(), dim=-1).clamp_min(LOG_FLOOR)
-    chosen = log_probs.gather(-1, indices)
-    if indices.shape[-1] == logits.shape[-1]:  # no others: the log of an empty sum has no gradient
-        rest = torch.full_like(chosen[:, :1], LOG_FLOOR)
-    else:
-        rest = log_probs.scatter(-1, indices, -torch.inf).logsumexp(-1, keepdim=True)
-    return torch.cat([chosen, rest], dim=-1)
-
-
-def bucket_kl_rows(draft: Float[Tensor, "n k+1"], target: Float[Tensor, "n k+1"]) -> Float[Tensor, " n"]:
-    """KL(target || draft) per token in nats over the buckets; both arguments are their log-probabilities.
-
-    Never above `forward_kl_rows` of the same models, and equal to it where each bucket holds one symbol.
-    """
-    return functional.kl_div(draft, target.detach(), reduction="none", log_target=True).sum(-1)
+    return functional.kl_div(_finite(draft), target.detach(), reduction="none", log_target=True).sum(-1)
 
 
 def expected_acceptance(draft: Float[Tensor, "n c"], target: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
@@ -178,3 +150,8 @@ def same_choice(draft: Float[Tensor, "n c"], target: Float[Tensor, "n c"]) -> Bo
     Its mean over teacher-forced tokens is not the greedy acceptance rate, which leaves out what follows a rejection.
     """
     return draft.argmax(-1) == target.argmax(-1)
+
+
+def _finite(x: Tensor) -> Tensor:
+    """As float32 without minus infinity, which times a probability of 0 would be NaN."""
+    return x.float().clamp_min(torch.finfo(torch.float32).min / 4)

@@ -23,7 +23,7 @@ from torch.nn import functional
 from fedkd.functional.losses import kl_rows, masked_mean, row_mean, wide
 
 EDGE_NORMS = ("per_class", "per_class_count", "global")
-IGNORED = 255  # the label of pixels without one, as segmentation data sets have it
+IGNORED = -100  # the label of pixels without one, as in torch's losses
 
 
 def trimap(
@@ -39,13 +39,11 @@ def trimap(
     Raises:
         ValueError: the width is even or below 1.
     """
-    if width < 1 or width % 2 == 0:
-        raise ValueError(f"edge width is {width}, expected an odd number of pixels, at least 1")
     classes = torch.arange(num_classes, device=labels.device).view(1, -1, 1, 1)
     valid = (labels != ignore_index).unsqueeze(1)
-    inside = ((labels.unsqueeze(1) == classes) & valid).float()
-    eroded = 1.0 - _dilate(1.0 - inside, width)
-    return (_dilate(inside, width) - eroded) * valid
+    inside = (labels.unsqueeze(1) == classes) & valid
+    outside_near = _dilate(~inside, width)  # all but what erosion leaves
+    return (_dilate(inside, width) & outside_near & valid).float()
 
 
 def edge_mask(
@@ -145,9 +143,19 @@ def pixel_rows(logits: Float[Tensor, "n c h w"]) -> Float[Tensor, "p c"]:
     return logits.movedim(1, -1).flatten(0, 2)
 
 
-def edge_band(edges: Float[Tensor, "n c h w"]) -> Bool[Tensor, "n h w"]:
-    """True where a pixel touches the edge of any class."""
-    return (edges > 0).any(1)
+def edge_band(
+    labels: Int[Tensor, "n rows cols"], *, size: tuple[int, int], width: int, ignore_index: int = IGNORED
+) -> Bool[Tensor, "n h w"]:
+    """True where a pixel of the grid `size` touches the edge of any class: where `edge_mask` is above 0 for some class.
+
+    Found without a map per class: at an edge the square around a labelled pixel holds more than one label.
+
+    Args:
+        labels: classes or ignored.
+    """
+    maps = labels.unsqueeze(1)
+    edges = (_dilate(maps, width) != -_dilate(-maps, width)) & (maps != ignore_index)
+    return functional.adaptive_max_pool2d(edges.float(), size)[:, 0] > 0
 
 
 def edge_rows(
@@ -210,14 +218,16 @@ def join_streams(
 
     Without `voters` an edge row wins over the cell that it lies in: right for one client, and where all clients cut the
     same band. With `voters`, how many clients spoke in each stream at each pixel, clients may have bands of their own:
-    of a cell's voters, those that did not send the pixel meant the cell for it, so both are averaged in that ratio.
+    of the clients heard on an image, those that did not send a pixel as edge meant its cell for it, whoever else the
+    cell's voters are, so both are averaged in that ratio. Whoever speaks of an image speaks of all of it, so the most
+    voters that a pixel or cell of the image has are the clients heard, if one of them all sent alike; else too few.
     """
     (edge_logits, at_edge), (body_logits, in_body) = edge, body
-    if voters is None:
-        share = at_edge.float()
-    else:
+    share = at_edge.float()
+    if voters is not None:
         of_edge, of_cell = voters[0] * at_edge, voters[1] * in_body
-        share = of_edge / torch.maximum(of_edge, of_cell).clamp_min(1.0)
+        heard = torch.maximum(of_edge, of_cell).amax((1, 2), keepdim=True)
+        share = torch.where(in_body, of_edge / heard.clamp_min(1.0), share)
     edge_logits, body_logits = wide(edge_logits), wide(body_logits)
     share = share.to(body_logits.dtype).unsqueeze(1)
     return torch.lerp(body_logits, edge_logits.to(body_logits.dtype), share), at_edge | in_body
@@ -228,11 +238,22 @@ def confidence(rows: Float[Tensor, "r c"]) -> Float[Tensor, " r"]:
     return rows.float().softmax(1).amax(1)
 
 
-def _dilate(x: Float[Tensor, "n c h w"], width: int) -> Float[Tensor, "n c h w"]:
-    """Largest value in a square around each pixel; a square is a column of rows. Padding never wins."""
-    reach = width // 2
-    columns = functional.max_pool2d(x, (width, 1), stride=1, padding=(reach, 0))
-    return functional.max_pool2d(columns, (1, width), stride=1, padding=(0, reach))
+def _dilate(x: Tensor, width: int) -> Tensor:
+    """Largest value in a square around each pixel of maps (n, c, h, w) of truth values or whole numbers.
+
+    A square is a column of rows, and a row the largest of shifted maps: on a CPU that is many times faster than max
+    pooling, which was half the time of a step on CamVid. What lies outside the image never wins.
+    """
+    if width < 1 or width % 2 == 0:
+        raise ValueError(f"edge width is {width}, expected an odd number of pixels, at least 1")
+    for dim in (2, 3):
+        size, widened = x.shape[dim], x.clone()
+        for shift in range(1, min(width // 2, size - 1) + 1):
+            for to, source in ((shift, 0), (0, shift)):
+                part = widened.narrow(dim, to, size - shift)
+                part.copy_(torch.maximum(part, x.narrow(dim, source, size - shift)))
+        x = widened
+    return x
 
 
 def _cell_sums(x: Float[Tensor, "n c h w"], factor: int) -> Float[Tensor, "n c cells_h cells_w"]:

@@ -13,16 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
-from fedkd.functional.losses import kl_rows, masked_mean, row_mean, wide
-
-TEMPERATURE = 4.0
-IGNORED = -100  # the label of positions without one, torch's own default
+from fedkd.functional.losses import kl_rows, row_mean, target_cross_entropy, wide
 
 
 def softened_kl_rows(
-    student: Float[Tensor, "n c *at"], teacher: Float[Tensor, "n c *at"], *, temperature: float = TEMPERATURE
+    student: Float[Tensor, "n c *at"], teacher: Float[Tensor, "n c *at"], *, temperature: float
 ) -> Float[Tensor, " n"]:
     """KL(teacher || student) of the softened logits per sample in nats, times the temperature's square.
 
@@ -35,34 +31,28 @@ def softened_kl_rows(
 
 
 def softened_kl(
-    student: Float[Tensor, "n c *at"], teacher: Float[Tensor, "n c *at"], *, temperature: float = TEMPERATURE
+    student: Float[Tensor, "n c *at"], teacher: Float[Tensor, "n c *at"], *, temperature: float
 ) -> Float[Tensor, ""]:
-    """Mean of `softened_kl_rows` over samples: KL4(student, teacher) at the default temperature."""
+    """Mean of `softened_kl_rows` over samples: KL4(student, teacher) at temperature 4."""
     return row_mean(softened_kl_rows(student, teacher, temperature=temperature))
 
 
-def task_loss(logits: Float[Tensor, "n c *at"], labels: Int[Tensor, " n *at"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the positions that have a label; those labelled -100 have none."""
-    rows = functional.cross_entropy(wide(logits), labels, reduction="none", ignore_index=IGNORED)
-    return masked_mean(rows.flatten(), labels.flatten() != IGNORED)
-
-
-def mutual_kl(logits: Sequence[Float[Tensor, "n c *at"]], *, temperature: float = TEMPERATURE) -> Float[Tensor, ""]:
+def mutual_kl(logits: Sequence[Float[Tensor, "n c *at"]], *, temperature: float) -> Float[Tensor, ""]:
     """Sum of KL4(m, n) over all ordered pairs of networks; no target is detached, so each pulls the other two."""
     pairs = itertools.permutations(logits, 2)
     return torch.stack([softened_kl(left, right, temperature=temperature) for left, right in pairs]).sum()
 
 
 def cotraining_loss(
-    logits: Sequence[Float[Tensor, "n c *at"]], labels: Int[Tensor, " n *at"], *, temperature: float = TEMPERATURE
+    logits: Sequence[Float[Tensor, "n c *at"]], labels: Int[Tensor, " n *at"], *, temperature: float
 ) -> Float[Tensor, ""]:
     """Stage 1: the sum of all networks' cross-entropies and of their mutual divergences. `logits`: of T, A and S."""
-    tasks = torch.stack([task_loss(of_one, labels) for of_one in logits]).sum()
+    tasks = torch.stack([target_cross_entropy(of_one, labels) for of_one in logits]).sum()
     return tasks + mutual_kl(logits, temperature=temperature)
 
 
 def mask_loss(
-    teacher: Float[Tensor, "n c *at"], student: Float[Tensor, "n c *at"], *, temperature: float = TEMPERATURE
+    teacher: Float[Tensor, "n c *at"], student: Float[Tensor, "n c *at"], *, temperature: float
 ) -> Float[Tensor, ""]:
     """Stage 2: KL4(teacher, stop(student)): the mask pulls its teacher's output towards the student's."""
     return softened_kl(teacher, student.detach(), temperature=temperature)
@@ -91,7 +81,7 @@ def routed_loss(
     *,
     k: int,
     gate_grad: str = "none",
-    temperature: float = TEMPERATURE,
+    temperature: float,
 ) -> tuple[Float[Tensor, ""], Int[Tensor, "n k"]]:
     """L_kd, the divergence to the `k` teachers that each sample picks, and the picks. Teachers are detached.
 
@@ -119,7 +109,7 @@ def mixture_loss(
     probs: Float[Tensor, "n e"],
     *,
     gate_grad: str = "none",
-    temperature: float = TEMPERATURE,
+    temperature: float,
 ) -> Float[Tensor, ""]:
     """KL4(student, sum_j q_j t_j): the soft variant, one target mixed from all teachers' logits.
 
@@ -157,7 +147,8 @@ LOAD_BALANCE: Mapping[str, Callable[[Tensor], Tensor]] = {"kl": load_balance_kl,
 def decayed(weight: float, *, epoch: int, factor: float, every: int) -> float:
     """The weight in force in `epoch` (from 0): multiplied by `factor` after epochs 0, every, 2 every, ...
 
-    So the first decay follows the very first epoch. `every` = 0: never.
+    So the first decay follows the very first epoch, as in the authors' code. With `every` = 0 there is none: the weight
+    stays as it is for the whole run.
     """
     return weight * factor ** math.ceil(epoch / every) if every else weight
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -121,14 +121,18 @@ def student_loss(
 
 
 def weighted_divergence(
-    logits: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], weights: Float[Tensor, " n"]
+    logits: Float[Tensor, "n c"],
+    teacher: Float[Tensor, "n c"],
+    weights: Float[Tensor, " n"],
+    *,
+    keep: Bool[Tensor, "n c"] | None = None,
 ) -> Float[Tensor, ""]:
-    """mean_u[w(u) KL(softmax(z_bar(u)) || softmax(f(u)))] over the batch size; both arguments are logits.
+    """mean_u[w(u) KL(teacher(u) || softmax(f(u)))] over the batch size; `teacher` are probabilities softmax(z_bar).
 
     The term of the federation: what the other clients say of the proxy items, with this client's own weights. Teacher
-    and weights are detached.
+    and weights are detached. Columns that are not in `keep` are dropped: `teacher` is 0 there.
     """
-    rows = soft_target_rows(wide(logits), wide(teacher.detach()).softmax(1), temperature=1.0)
+    rows = soft_target_rows(wide(logits), wide(teacher.detach()), temperature=1.0, keep=keep)
     return row_mean(weights.detach() * rows)
 
 

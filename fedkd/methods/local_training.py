@@ -164,11 +164,13 @@ def train_round(
                 group["lr"] = rate * factor
         terms = []
         if private_index is not None:
-            losses["private_loss"].append(private(private_index))
-            terms.append(private_weight * losses["private_loss"][-1])
+            loss = private(private_index)
+            losses["private_loss"].append(loss.detach())  # its graph must not outlive the step
+            terms.append(private_weight * loss)
         if distil is not None and distil_index is not None:
-            losses["distil_loss"].append(distil(distil_index))
-            terms.append(kd_weight * losses["distil_loss"][-1])
+            loss = distil(distil_index)
+            losses["distil_loss"].append(loss.detach())
+            terms.append(kd_weight * loss)
         step(optimizer, torch.stack(terms).sum(), clip_norm=plan.clip_norm)
         if after_step:
             after_step()

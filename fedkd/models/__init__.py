@@ -22,6 +22,8 @@ MODELS: Mapping[str, str] = {
     "resnet20": "fedkd.models.resnet:build_resnet20",
     "seg_net": "fedkd.models.seg_net:build_seg_net",
     "tiny_lm": "fedkd.models.tiny_lm:build_tiny_lm",
+    "tiny_diffusion": "fedkd.models.tiny_diffusion:build_tiny_diffusion",
+    "prompted_unet": "fedkd.models.prompted:build_prompted_unet",
 }
 
 LIBRARIES: Mapping[str, str] = {  # `<library>/<name>` takes a model of these: build(name, config, spec)

@@ -18,6 +18,7 @@ _MODULE_HOOKS = (
     "_forward_pre_hooks_with_kwargs",
 )
 _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+_HOOKED = "_output_capturing_hooks_installed"  # by which transformers remembers that it has hung its own hooks on
 
 
 class Live:
@@ -28,6 +29,7 @@ class Live:
         self._names = tuple(module.state_dict())
         self._trains = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
         self._hooks = {key for hooks in _hooks(module) for key in hooks}
+        self._hooked = {part for part in module.modules() if getattr(part, _HOOKED, False)}
 
     @property
     def is_intact(self) -> bool:
@@ -39,6 +41,9 @@ class Live:
         for hooks in _hooks(self.module):
             for key in [key for key in hooks if key not in self._hooks]:
                 del hooks[key]
+        for part in self.module.modules():
+            if part not in self._hooked:  # they came with the first call and are gone: the next one hangs them on again
+                part.__dict__.pop(_HOOKED, None)
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(self._trains.get(name, True))
         self.module.zero_grad(set_to_none=True)

@@ -39,11 +39,13 @@ def make_record(
     summaries: Sequence[Mapping[str, Any]],
     environment: Mapping[str, Any],
     reported: Sequence[Mapping[str, float]] = (),
+    into: str = "",
 ) -> dict[str, Any]:
     """One record from the summaries of the seeds.
 
     Args:
         reported: what the clients report beside the score, by seed.
+        into: the results file that was asked for; "" where it has the experiment's name.
         environment: what env.json holds; the commit is that of the code that ran.
     """
     first = summaries[0]
@@ -52,7 +54,7 @@ def make_record(
     return {
         "experiment": experiment,
         "overrides": list(overrides),
-        "command": " ".join([*command, "--seeds", *map(str, seeds)]),
+        "command": " ".join([*command, "--seeds", *map(str, seeds), *(["--into", into] if into else [])]),
         "commit": environment["git_commit"],
         "is_dirty": environment["git_dirty"],
         "versions": {name: environment[name] for name in ("fedkd", "flwr", "torch", "numpy", "python")},

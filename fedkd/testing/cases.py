@@ -30,11 +30,13 @@ class Case:
 
     Attributes:
         options: of its Config.
+        has_own_model: whether the options name one, so that the toy's may not stand in for it.
     """
 
     cls: type[LocalTrainer]
     toy: Toy
     options: Flat
+    has_own_model: bool = False
 
     @classmethod
     def of(cls, trainer: type[LocalTrainer], toy: Toy, options: Flat = {}) -> Case:  # noqa: B006 - never changed
@@ -57,7 +59,8 @@ class Case:
             dealt=RolesConfig(**groups.get("roles", {})),
             options={**toy.options, **groups.get("task", {})},
         )
-        return cls(cls=trainer, toy=world, options=groups.get("method", {}))
+        own = "name" in groups.get("model", {})
+        return cls(cls=trainer, toy=world, options=groups.get("method", {}), has_own_model=own)
 
     def among(self, **changes: Any) -> Case:
         """The same trainer in a changed world."""
@@ -93,7 +96,7 @@ class Case:
         state, _ = trainer.fit(self.toy.context(1), trainer.init(self.toy.context()), knowledge)
         return state
 
-    def speak(self, state: State, *, round_id: int = 0, samples: Sequence[int] | Ids | None = None) -> Share:
+    def speak(self, state: State, *, round_id: int = 0, samples: Sequence[int] | range | Ids | None = None) -> Share:
         """The share of a client as a worker makes it, the filter accepting the even samples or those given."""
         ctx = self.toy.context(round_id)
         if samples is not None and ctx.proxy is not None:
@@ -106,9 +109,13 @@ class Case:
         trainer = self.trainer()
         for round_id in rounds:
             state, _ = trainer.fit(self.toy.context(round_id), state, knowledge)
-            streams = by_stream([self.speak(state, round_id=round_id)])
-            knowledge = self._answer([streams[key] for key in sorted(streams)])
+            knowledge = self.answer_to([self.speak(state, round_id=round_id)])
         return state, knowledge
+
+    def answer_to(self, shares: Sequence[Share]) -> Knowledge:
+        """What the scheme `mean` answers to these shares."""
+        streams = by_stream(shares)
+        return self._answer([streams[key] for key in sorted(streams)])
 
     def legal(self, share: Share) -> Share:
         """The share, if the border lets it pass; BadReplyError otherwise."""

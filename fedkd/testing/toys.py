@@ -42,7 +42,7 @@ class Toy:
     By default a world of two classes; TOYS has one of every task.
 
     Attributes:
-        other_train: private data of a world with another truth; `other_test` likewise.
+        other_train: other private data, of a world with another truth; `other_test` likewise.
         roles: models that the trainer declares.
         dealt: how the private samples are dealt to roles.
         normed: name of a model with batch norm; "" where there is none.
@@ -52,13 +52,14 @@ class Toy:
     train: Samples = field(default_factory=lambda: blobs([0, 1] * 12, seed=1))
     test: Samples = TEST
     public: Samples = PUBLIC
-    other_train: Samples = field(default_factory=lambda: swapped(blobs([0, 1] * 12, seed=1)))
+    other_train: Samples = field(default_factory=lambda: swapped(blobs([0, 1] * 12, seed=5)))
     other_test: Samples = field(default_factory=lambda: swapped(TEST))
     task: str = "classification"
     options: Mapping[str, Any] = field(default_factory=dict)
     classes: int = 2
     client_id: int = 3
     seed: int = 0
+    rounds: int = 4
     schedule: ScheduleConfig = QUICK
     learning: ScheduleConfig = LEARNING
     model: ModelConfig = MODEL
@@ -77,7 +78,7 @@ class Toy:
         return Context(
             client_id=self.client_id,
             round_id=round_id,
-            rounds=4,
+            rounds=self.rounds,
             closing=closing,
             data=deal(self.client_id, self.train, self.test, self.dealt, stream(self.seed, "roles")),
             proxy=Proxy(
@@ -137,7 +138,7 @@ def _world(make: Callable[..., Samples], **options: Any) -> Toy:
         train=make(24, seed=1),
         test=make(20, seed=3),
         public=make(16, seed=2),
-        other_train=make(24, seed=1, truth=1),
+        other_train=make(24, seed=5, truth=1),
         other_test=make(20, seed=3, truth=1),
         **options,
     )

@@ -102,6 +102,30 @@ class Chatty(SoftTargets):
         return replace(made, rows=tuple(replace(each, values=each.values + torch.rand(1).item()) for each in made.rows))
 
 
+class Fleeing(SoftTargets):
+    tasks = frozenset({"classification"})
+
+    def fit(self, ctx, state, knowledge):
+        away = tuple(replace(each, values=-each.values) for each in knowledge.common)
+        return super().fit(ctx, state, replace(knowledge, common=away))
+
+
+class Pretending(SoftTargets):
+    tasks = frozenset({"classification"})
+
+    def fit(self, ctx, state, knowledge):
+        after, metrics = super().fit(ctx, {**state}, replace(knowledge, common=()))
+        return after | {"heard": sum(len(each) for each in knowledge.common)}, metrics
+
+
+class Peeking(SoftTargets):
+    tasks = frozenset({"classification"})
+
+    def fit(self, ctx, state, knowledge):
+        after, metrics = super().fit(ctx, state, knowledge)
+        return after | {"mean": float(ctx.data.train.x.mean())}, metrics
+
+
 @pytest.mark.parametrize(
     ("cls", "name", "said"),
     [
@@ -111,6 +135,9 @@ class Chatty(SoftTargets):
         (Greedy, "the_closing_message_trains_on_nothing_private", "changed what is predicted"),
         (Careless, "what_goes_in_is_not_touched", "a state that went in was changed"),
         (Misnamed, "its_score_is_what_the_metric_names", r"metrics\['precision'\] is not the score"),
+        (Fleeing, "knowledge_pulls_towards_it", "away from what it heard"),
+        (Pretending, "knowledge_pulls_towards_it", "away from what it heard"),
+        (Peeking, "the_closing_message_trains_on_nothing_private", "looks at private data"),
         (Chatty, "same_seed_same_result_whatever_torch_drew_before", "random state has moved"),
     ],
 )

@@ -1,6 +1,9 @@
 """What every model in the table must keep."""
 
+import json
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +20,32 @@ from fedkd.testing.toys import digest_of, stored
 
 pytestmark = [pytest.mark.usefixtures("one_torch_thread"), pytest.mark.parametrize("name", MODELS)]
 
-HEADS: Mapping[str, str] = {"seg_net": "segmentation", "tiny_lm": "language"}  # all others classify
+HEADS: Mapping[str, str] = {  # all others classify
+    "seg_net": "segmentation",
+    "tiny_lm": "language",
+    "tiny_diffusion": "diffusion",
+    "prompted_unet": "diffusion",
+}
+OPTIONS: Mapping[str, Any] = {  # of models that are large by default
+    "prompted_unet": {
+        "unet": {
+            "block_out_channels": [8, 16],
+            "layers_per_block": 1,
+            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+            "norm_num_groups": 4,
+            "attention_head_dim": 2,
+        },
+        "text": {
+            "vocab_size": 16,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        },
+    },
+}
+PROMPTS = {"t": ((), "int64"), "prompt": ((6,), "int32")}
 
 
 def specs(name: str) -> list[ModelSpec]:
@@ -25,19 +53,26 @@ def specs(name: str) -> list[ModelSpec]:
     head = HEADS.get(name, "classification")
     if head == "language":
         return [ModelSpec(input_shape=(size,), num_outputs=10, head=head, dtype="int32") for size in (5, 16)]
+    if head == "diffusion":
+        shapes = ((1, 8, 8), (3, 16, 16))
+        return [ModelSpec(input_shape=shape, num_outputs=math.prod(shape), head=head, more=PROMPTS) for shape in shapes]
     return [ModelSpec(input_shape=shape, num_outputs=10, head=head) for shape in ((1, 28, 28), (3, 32, 32))]
 
 
 def models_of(name: str, spec: ModelSpec) -> ClientModels:
-    return ModelPool(ModelConfig(name=name, hidden=8), spec).for_client(0)
+    options = json.dumps(OPTIONS[name]) if name in OPTIONS else ""
+    return ModelPool(ModelConfig(name=name, hidden=8, options=options), spec).for_client(0)
 
 
-def inputs(spec: ModelSpec, size: int) -> Tensor:
-    """Some samples, all different."""
+def inputs(spec: ModelSpec, size: int) -> tuple[Tensor, ...]:
+    """Arguments for some samples, all different."""
     if spec.takes_tokens:
-        return (torch.arange(size)[:, None] + torch.arange(*spec.input_shape)) % spec.num_outputs
+        return ((torch.arange(size)[:, None] + torch.arange(*spec.input_shape)) % spec.num_outputs,)
     x = torch.linspace(-1, 1, size * 3 * 32 * 32).reshape(size, 3, 32, 32)
-    return x[:, : spec.input_shape[0], : spec.input_shape[1], : spec.input_shape[2]]
+    x = x[:, : spec.input_shape[0], : spec.input_shape[1], : spec.input_shape[2]]
+    if spec.head == "diffusion":
+        return (x, torch.arange(size), (torch.arange(size)[:, None] + torch.arange(6)) % 16)
+    return (x,)
 
 
 def test_config_round_trip(name: str) -> None:
@@ -52,7 +87,7 @@ def test_it_answers_as_its_task_expects(name: str) -> None:
         model = models.load("student", models.fresh())
         check_model(model, spec, name=name)
         with torch.inference_mode():
-            assert logits_of(model(inputs(spec, 0))).shape[:1] == (0,)
+            assert logits_of(model(*inputs(spec, 0))).shape[:1] == (0,)
 
 
 def test_weights_survive_storage_and_decide_the_answer(name: str) -> None:
@@ -67,7 +102,7 @@ def test_weights_survive_storage_and_decide_the_answer(name: str) -> None:
             model = models.load("student", weights).eval()
             assert digest_of(snapshot(model)) == digest_of(weights)
             with torch.no_grad():
-                answers.append(model(x))
+                answers.append(logits_of(model(*x)))
         assert torch.equal(answers[0], answers[2])
         assert not torch.equal(answers[0], answers[1])
 
@@ -78,8 +113,9 @@ def test_every_parameter_learns_also_from_a_single_sample(name: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = models.load("student", models.fresh())
-        x = inputs(spec, 1) if spec.takes_tokens else torch.randn(1, *spec.input_shape)
-        model(x).square().sum().backward()
+        x, *others = inputs(spec, 1)
+        x = x if spec.takes_tokens else torch.randn(1, *spec.input_shape)
+        logits_of(model(x, *others)).square().sum().backward()
     for parameter in model.parameters():
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()

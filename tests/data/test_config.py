@@ -17,7 +17,7 @@ from fedkd.experiment import Experiment
         ({"image_size": -8}, r"data\.image_size is -8"),
         (
             {"name": "mnist", "image_size": 8},
-            r"data\.image_size is 8, but data\.name is 'mnist' and only folder and hub",
+            r"data\.image_size is 8, but data\.name is 'mnist' and only folder, hub",
         ),
         (
             {"name": "folder", "hub_name": "a/b"},

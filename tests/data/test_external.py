@@ -83,3 +83,25 @@ def test_what_is_no_image_must_fit_as_it_is(mnist: DataConfig, tmp_path: Any) ->
 def test_other_channels_are_refused(mnist: DataConfig) -> None:
     with pytest.raises(DataError, match="'mnist' has 1 channels, the private data 4; only 1 and 3 convert"):
         load_external_proxy(mnist, private((4, 28, 28), Scaling((0.0,) * 4, (1.0,) * 4)))
+
+
+def _tuples(prompt: int = 6) -> Dataset:
+    part = Samples(
+        np.zeros((2, 1, 8, 8), np.float32),
+        more={"t": np.zeros(2, np.int64), "prompt": np.zeros((2, prompt), np.int32), "mask": np.zeros(2, bool)},
+        groups=np.zeros(2, np.int64),
+    )
+    return Dataset(name="tuples", train=part, test=part, num_classes=1, num_groups=1)
+
+
+def test_further_inputs_that_the_private_data_have_come_along() -> None:
+    config = DataConfig(name="prompted_noise")
+    proxy = load_external_proxy(config, _tuples(), max_samples=10)
+    assert proxy.y is None
+    assert {name: array.shape for name, array in proxy.more.items()} == {"t": (10,), "prompt": (10, 6)}
+    assert load_external_proxy(config, private((1, 8, 8), None)).more == {}
+
+
+def test_further_inputs_of_another_form_are_refused() -> None:
+    with pytest.raises(DataError, match=r"has 'prompt' of shape \(6,\) and type int32, the private data 'tuples' of"):
+        load_external_proxy(DataConfig(name="prompted_noise"), _tuples(prompt=7))

@@ -100,3 +100,15 @@ def test_what_makes_no_sense_is_refused() -> None:
         dealt(targets="7")
     with pytest.raises(DataError, match="need a class for each sample"):
         dealt(Samples(PRIVATE.x, groups=np.zeros(60, np.int64)), labelled=1)
+
+
+@pytest.mark.parametrize("more", [{}, {"labelled": 1}, {"targets": "0"}, {"val": 0.5}])
+def test_a_stream_that_takes_all_is_named_as_the_cause(more: dict[str, object]) -> None:
+    with pytest.raises(DataError, match=r"client 4 has 4 private samples, and roles\.stream = 0\.9 takes 4 of them"):
+        dealt(PRIVATE.take(np.arange(4)), stream=0.9, **more)
+
+
+@pytest.mark.parametrize("plan", [{"labelled": 1}, {"stream": 0.5}, {"targets": "0"}])
+def test_a_client_without_samples_is_refused_by_name(plan: dict[str, object]) -> None:
+    with pytest.raises(DataError, match="client 4 has 0 private samples, but none with a label"):
+        dealt(PRIVATE.take(np.arange(0)), **plan)

@@ -77,5 +77,5 @@ def test_what_is_missing_or_broken_is_told(root: Path, tmp_path: Path) -> None:
     (root / "text" / "tinyshakespeare.txt").write_text("A: b")
     with pytest.raises(DataError, match=r"has 1 speeches"):
         load("shakespeare", root)
-    with pytest.raises(ConfigError, match="only shakespeare and gsm8k use it"):
+    with pytest.raises(ConfigError, match="only shakespeare, gsm8k, grammar use it"):
         DataConfig(name="digits", length=64)

@@ -94,7 +94,9 @@ def test_a_damaged_results_file_is_one_clear_error(tmp_path: Path) -> None:
         read_results(path)
 
 
-def test_a_card_shows_chosen_figures_of_one_experiment(repo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_shows_chosen_figures_of_one_experiment(
+    repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(repo_root / "docs")
     build_tables = importlib.import_module("build_tables")
     reported = [{"train/auroc": 0.75}, {"train/auroc": 0.85}]
@@ -107,9 +109,18 @@ def test_a_card_shows_chosen_figures_of_one_experiment(repo_root: Path, monkeypa
         reported=reported,
     )
     monkeypatch.setattr(build_tables, "read_results", lambda path: [record(), made])
+    monkeypatch.setattr(build_tables, "RESULTS", tmp_path)
+    (tmp_path / "x.json").touch()
     page = "a\n<!-- figures: x methods/x_pool | metric_mean_final, train/auroc -->\nold\n<!-- end -->\nb"
     table = build_tables.render(page).splitlines()
     assert table[2] == "| setting | acc, final | auroc | seeds |"
     assert table[4] == "| `method.select=random` | 0.5000 ± 0.0000 | 0.8000 ± 0.0707 | 0, 1 |"
     assert len([line for line in table if line.startswith("|")]) == 3  # the other experiment's record is not shown
     assert table[-2:] == ["<!-- end -->", "b"]
+    for wrong, said in (
+        (page.replace("train/auroc", "train/aurocc"), r"has train/aurocc; correct the block's names"),
+        (page.replace("figures: x", "figures: y"), r"no simulations/results/y\.json"),
+        (page.replace("<!-- end -->", "", 1), "has no `<!-- end -->`"),
+    ):
+        with pytest.raises(DataError, match=said):
+            build_tables.render(wrong)

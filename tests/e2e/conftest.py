@@ -116,15 +116,16 @@ def checkout(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`straight(rounds=3)`: the folder of an unbroken local run with these keys."""
+    """`straight(rounds=3)`: the folder of an unbroken local run with these keys, of an experiment if one is named."""
     folders: dict[Any, Path] = {}
 
-    def ran(**keys: Scalar) -> Path:
-        if repr(keys) not in folders:
-            folders[repr(keys)] = tmp_path_factory.mktemp("straight") / "run"
+    def ran(*, experiment: str = "", **keys: Scalar) -> Path:
+        what = repr((experiment, keys))
+        if what not in folders:
+            folders[what] = tmp_path_factory.mktemp("straight") / "run"
             with one_torch_thread():
-                run(compose(overrides={"the test": keys}), folders[repr(keys)])
-        return folders[repr(keys)]
+                run(compose(experiment=experiment, overrides={"the test": keys}), folders[what])
+        return folders[what]
 
     return ran
 

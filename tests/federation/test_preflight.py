@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fedkd.compose import compose
 from fedkd.errors import ConfigError, DataError, FedKDError
 from fedkd.federation.preflight import preflight, server_model_builder
 from fedkd.methods.base import ModelRole
@@ -138,3 +139,8 @@ def test_roles_of_the_data_are_checked_before_anything_runs() -> None:
     with pytest.raises(DataError, match=r"client 2 gets no sample of the classes 0,1 \(roles\.targets\)"):
         preflight(experiment(changes={"roles.targets": "0,1"}))
     preflight(experiment(changes={"roles.targets": "0,1", "partition.name": "iid"}))
+
+
+def test_what_a_method_shares_in_its_task_is_checked_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match=r"method\.top is 48, but the vocabulary has 48 tokens"):
+        preflight(compose(experiment="methods/adaspec", overrides={"the test": {"method.top": 48}}))

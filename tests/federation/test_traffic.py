@@ -63,3 +63,11 @@ def test_each_stream_has_a_size_of_its_own() -> None:
 def test_without_a_proxy_or_a_question_nothing_could_be_said() -> None:
     assert unselected(said(), expected=replace(EXPECTED, asked=None)) == 0
     assert unselected(said(), expected=replace(EXPECTED, asked=np.zeros(8, bool))) == 0
+
+
+def test_an_excerpt_is_no_part_of_an_unselected_share() -> None:
+    edge = replace(LOGITS, variant="edge", many_variants=False)
+    body = replace(edge, variant="body", is_excerpt=True)
+    expected = replace(EXPECTED, streams=(edge, body))
+    parts = said(rows([0], [[1, 2, 3]], variant="edge"), rows([2], [[1, 2, 3]], variant="body"))
+    assert unselected(parts, expected=expected) == unselected(parts, expected=replace(EXPECTED, streams=(edge,)))

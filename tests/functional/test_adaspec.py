@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedkd.functional.adaspec import (
-    LOG_FLOOR,
     bucket_kl_rows,
-    bucket_log_probs,
     expected_acceptance,
     forward_kl_rows,
     label_mask,
@@ -18,9 +16,11 @@ from fedkd.functional.adaspec import (
     same_choice,
     select_tokens,
     selected_loss,
-    top_buckets,
     top_threshold,
 )
+from fedkd.functional.aggregation import LOG_FLOOR
+from fedkd.functional.losses import bucket_log_probs
+from fedkd.functional.supports import top_support
 
 # Five tokens, three symbols.
 TARGET = torch.tensor([[2.0, 0, -1], [0, 1, 0], [1, 1, -2], [3, 0, 0], [0, 0, 2]])
@@ -74,14 +74,14 @@ def test_the_target_comes_first_in_the_divergence() -> None:
     assert forward_kl_rows(target, draft).item() != pytest.approx(forward, rel=0.05)
 
 
-def test_position_i_predicts_label_i_plus_1() -> None:
+def test_a_label_is_the_token_after_its_position() -> None:
     logits = torch.arange(12.0).reshape(2, 3, 2)
-    labels = torch.tensor([[7, -100, 5], [-100, 4, -100]])
-    assert label_mask(labels).tolist() == [[False, True], [True, False]]
+    labels = torch.tensor([[-100, 5, -100], [4, -100, -100]])
+    assert label_mask(labels).tolist() == [[False, True, False], [True, False, False]]
     assert label_rows(logits, labels).tolist() == [[2.0, 3.0], [6.0, 7.0]]
 
 
-@pytest.mark.parametrize("labels", [torch.full((2, 3), -100), torch.full((2, 1), 4)])
+@pytest.mark.parametrize("labels", [torch.full((2, 3), -100), torch.full((2, 1), -100)])
 def test_no_label_gives_no_rows_and_a_loss_of_zero_with_a_gradient_path(labels: Tensor) -> None:
     logits = random(2, labels.shape[1], 4).requires_grad_()
     rows = label_rows(logits, labels)
@@ -103,11 +103,6 @@ def test_number_of_kept_tokens(n: int, kept: int) -> None:
     keep = select_tokens(ranks, keep_share=0.4)
     assert keep.sum() == kept == n - math.ceil(0.6 * (n - 1))
     assert keep.equal(ranks >= n - kept)
-
-
-def test_rounding_decides_about_a_token_at_an_integer_rank() -> None:
-    # As `torch.quantile` has it: 0.6 in float32, times five, lies a little above rank 3, where the token 0 stands.
-    assert select_tokens(torch.tensor([-3.0, -2, -1, 0, 1, 2]), keep_share=0.4).sum() == 2
 
 
 @given(seed=seeds, n=st.integers(1, 200), keep_share=st.floats(0.0, 1.0))
@@ -190,7 +185,7 @@ def test_a_quantile_in_each_sequence() -> None:
     sequence = torch.tensor([0] * 5 + [3] * 5 + [7])
     over_batch = select_tokens(delta, keep_share=0.4)
     within = select_tokens(delta, keep_share=0.4, sequence=sequence)
-    assert over_batch.nonzero()[:, 0].tolist() == [6, 7, 8, 9]  # the rank of 10 is .000001 above an integer
+    assert over_batch.nonzero()[:, 0].tolist() == [5, 6, 7, 8, 9]
     assert within.nonzero()[:, 0].tolist() == [3, 4, 8, 9, 10]
 
 
@@ -212,7 +207,7 @@ def test_dropped_and_masked_tokens_have_no_gradient_and_target_and_reference_non
     assert reference.grad is None
     assert draft.grad is not None
     learns = torch.zeros(2, 6, dtype=torch.bool)
-    learns[:, :-1][label_mask(labels)] = keep
+    learns[label_mask(labels)] = keep
     assert (draft.grad[~learns] == 0).all()
     assert draft.grad[learns].abs().sum(-1).min() > 0
     expected = (draft.softmax(-1) - target.softmax(-1))[learns] / keep.sum()
@@ -259,9 +254,15 @@ def test_a_symbol_that_both_forbid_costs_nothing() -> None:
     assert draft.grad.isfinite().all()
 
 
+def buckets(logits: Tensor, num_top: int) -> tuple[Tensor, Tensor]:
+    """What crosses the wire: the symbols, and the log-probabilities of those and of the rest."""
+    values, support = top_support(logits.log_softmax(-1).numpy(), num_top)
+    return torch.from_numpy(support).long(), torch.from_numpy(values)
+
+
 def test_top_symbols_and_the_rest_by_hand() -> None:
     logits = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
-    indices, log_probs = top_buckets(logits, num_top=2)
+    indices, log_probs = buckets(logits, 2)
     assert indices.tolist() == [[1, 3]]
     assert log_probs.exp()[0].tolist() == pytest.approx([0.5, 0.25, 0.25], rel=1e-6)
     draft = bucket_log_probs(torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log(), indices)
@@ -270,28 +271,26 @@ def test_top_symbols_and_the_rest_by_hand() -> None:
     assert bucket_kl_rows(draft, log_probs).item() == pytest.approx(expected, rel=1e-5)
 
 
-@given(seed=seeds, num_top=st.integers(1, 9), scale=st.sampled_from([0.1, 1.0, 10.0]))
+@given(seed=seeds, num_top=st.integers(1, 7), scale=st.sampled_from([0.1, 1.0, 10.0]))
 def test_buckets_never_exceed_the_whole_and_equal_it_at_one_symbol_each(seed: int, num_top: int, scale: float) -> None:
     target, draft = random(6, 8, seed=seed, scale=scale), random(6, 8, seed=seed + 1, scale=scale)
-    indices, log_probs = top_buckets(target, num_top=num_top)
+    indices, log_probs = buckets(target, num_top)
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(6))  # no mass is lost
     whole = forward_kl_rows(draft, target)
     coarse = bucket_kl_rows(bucket_log_probs(draft, indices), log_probs)
     assert (coarse <= whole + 1e-4).all()
     assert (coarse >= -1e-5).all()
-    if num_top >= 7:
+    if num_top == 7:
         torch.testing.assert_close(coarse, whole, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("num_top", [2, 3, 4])
+@pytest.mark.parametrize("num_top", [2, 3])
 def test_buckets_without_mass_stay_finite_in_value_and_gradient(num_top: int) -> None:
-    target = torch.tensor([[3e4, 0.0, -3e4, -torch.inf]])
-    indices, log_probs = top_buckets(target, num_top=num_top)
+    indices, log_probs = buckets(torch.tensor([[3e4, 0.0, -3e4, -6e4]]), num_top)
     draft = torch.tensor([[-3e4, 0.0, 3e4, -torch.inf]], requires_grad=True)
     loss = bucket_kl_rows(bucket_log_probs(draft, indices), log_probs).sum()
     loss.backward()
-    assert log_probs.half().isfinite().all()
-    assert log_probs.min().item() == pytest.approx(LOG_FLOOR, abs=1)
+    assert log_probs.min().item() == LOG_FLOOR
     assert loss.isfinite()
     assert draft.grad is not None
     assert draft.grad.isfinite().all()
@@ -301,7 +300,7 @@ def test_renormalised_top_symbols_would_select_other_tokens() -> None:
     # Both models agree on the order of the top two; they differ in how much is left for the rest.
     target = torch.tensor([[0.45, 0.45, 0.1], [0.45, 0.45, 0.1]]).log()
     draft = torch.tensor([[0.05, 0.05, 0.9], [0.3, 0.6, 0.1]]).log()
-    indices, log_probs = top_buckets(target, num_top=2)
+    indices, log_probs = buckets(target, 2)
     honest = bucket_kl_rows(bucket_log_probs(draft, indices), log_probs)
     renormalised = forward_kl_rows(draft.gather(-1, indices), target.gather(-1, indices))
     assert honest.argmax() == 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedkd.functional.bpkd import (
     EDGE_NORMS,
+    IGNORED,
     body_loss,
     channel_wise_loss,
     decouple,
@@ -26,7 +27,7 @@ from fedkd.types import Array
 LN3 = math.log(3)
 KL_THREE_QUARTERS = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)  # KL([.75, .25] || [.5, .5])
 HALVES = torch.tensor([[[0, 0, 1, 1]] * 4])  # left half class 0, right half class 1
-LABELS = arrays(np.int64, (2, 7, 9), elements=st.sampled_from([0, 1, 2, 255]))
+LABELS = arrays(np.int64, (2, 7, 9), elements=st.sampled_from([0, 1, 2, IGNORED]))
 
 
 def shapes() -> Tensor:
@@ -91,7 +92,7 @@ def slow_losses(student: Array, teacher: Array, edges: Array, tau: float, alpha:
 def test_edge_pixels_of_the_specification(width: int, counts: list[int], union: int) -> None:
     edges = trimap(shapes(), num_classes=3, width=width)
     assert edges.sum((0, 2, 3)).tolist() == counts
-    assert int(edge_band(edges).sum()) == union
+    assert int(edge_band(shapes(), size=(16, 16), width=width).sum()) == union
 
 
 def test_pooled_mask_of_the_specification() -> None:
@@ -144,14 +145,24 @@ def test_ignored_pixels_are_no_edge_but_the_rim_beside_them_is(ignored: int) -> 
 
 
 def test_an_image_of_ignored_pixels_has_no_edge() -> None:
-    assert not trimap(torch.full((1, 4, 4), 255), num_classes=3, width=3).any()
+    assert not trimap(torch.full((1, 4, 4), IGNORED), num_classes=3, width=3).any()
 
 
 @settings(max_examples=40, deadline=None)
 @given(labels=LABELS, width=st.sampled_from([3, 5, 7]))
 def test_the_mask_equals_a_loop_over_pixels(labels: Array, width: int) -> None:
     fast = trimap(torch.from_numpy(labels), num_classes=3, width=width).numpy()
-    np.testing.assert_array_equal(fast, slow_trimap(labels, 3, width, 255))
+    np.testing.assert_array_equal(fast, slow_trimap(labels, 3, width, IGNORED))
+
+
+@settings(max_examples=40, deadline=None)
+@given(labels=LABELS, width=st.sampled_from([1, 3, 5]), size=st.sampled_from([(7, 9), (3, 4), (2, 9), (1, 1)]))
+def test_the_band_is_where_the_mask_of_any_class_is_above_zero(
+    labels: Array, width: int, size: tuple[int, int]
+) -> None:
+    y = torch.from_numpy(labels)
+    mask = edge_mask(y, num_classes=3, size=size, width=width)
+    assert torch.equal(edge_band(y, size=size, width=width), (mask > 0).any(1))
 
 
 @settings(max_examples=40, deadline=None)
@@ -180,10 +191,11 @@ def test_the_pooled_mask_lies_in_zero_to_one_at_any_size(labels: Array, height: 
 @given(labels=LABELS, order=st.permutations([0, 1, 2]))
 def test_renaming_classes_renames_their_masks_and_a_mirror_mirrors_them(labels: Array, order: list[int]) -> None:
     y = torch.from_numpy(labels)
-    names = torch.full((256,), 255)
-    names[torch.tensor(order)] = torch.arange(3)
+    names = torch.tensor([order.index(label) for label in range(3)])
     edges = trimap(y, num_classes=3, width=3)
-    assert torch.equal(trimap(names[y], num_classes=3, width=3), edges[:, order])
+    assert torch.equal(
+        trimap(torch.where(y == IGNORED, y, names[y.clamp_min(0)]), num_classes=3, width=3), edges[:, order]
+    )
     assert torch.equal(trimap(y.flip(1, 2), num_classes=3, width=3), edges.flip(2, 3))
 
 

@@ -66,15 +66,26 @@ def test_both_streams_together_cover_the_map_and_come_back(band: Array, logits: 
         assert torch.equal(dense, z)
 
 
-def test_voters_of_a_cell_who_did_not_send_the_pixel_are_heard_there() -> None:
-    # Pixels: one of three clients sent it; all three did; nobody did; the cell has no voter; nobody spoke at all.
-    edge = torch.tensor([6.0, 6.0, 0.0, 6.0, 0.0]).view(1, 1, 1, 5), torch.tensor([[[True, True, False, True, False]]])
-    body = torch.tensor([3.0, 3.0, 3.0, 0.0, 0.0]).view(1, 1, 1, 5), torch.tensor([[[True, True, True, False, False]]])
-    voters = torch.tensor([[[1.0, 3.0, 0.0, 2.0, 0.0]]]), torch.tensor([[[3.0, 3.0, 3.0, 0.0, 0.0]]])
+def test_clients_heard_on_the_image_who_did_not_send_a_pixel_meant_its_cell() -> None:
+    # Pixels: one of three clients sent it; all did; nobody did; all did, but the cell has no voter; nobody spoke;
+    # one client sent it and a cell all in its band, so that the cell has the two other voters.
+    edge_at = torch.tensor([[[True, True, False, True, False, True]]])
+    edge = torch.tensor([6.0, 6.0, 0.0, 6.0, 0.0, 6.0]).view(1, 1, 1, 6), edge_at
+    body_at = torch.tensor([[[True, True, True, False, False, True]]])
+    body = torch.tensor([3.0, 3.0, 3.0, 0.0, 0.0, 3.0]).view(1, 1, 1, 6), body_at
+    voters = torch.tensor([[[1.0, 3.0, 0.0, 3.0, 0.0, 1.0]]]), torch.tensor([[[3.0, 3.0, 3.0, 0.0, 0.0, 2.0]]])
     dense, present = join_streams(edge, body, voters=voters)
-    assert dense.flatten().tolist() == [(6 + 2 * 3) / 3, 6, 3, 6, 0]
-    assert present.flatten().tolist() == [True, True, True, True, False]
-    assert join_streams(edge, body)[0].flatten().tolist() == [6, 6, 3, 6, 0]
+    assert dense.flatten().tolist() == [(6 + 2 * 3) / 3, 6, 3, 6, 0, (6 + 2 * 3) / 3]
+    assert present.flatten().tolist() == [True, True, True, True, False, True]
+    assert join_streams(edge, body)[0].flatten().tolist() == [6, 6, 3, 6, 0, 6]
+
+
+def test_each_image_has_its_own_number_of_clients() -> None:
+    at = torch.ones(2, 1, 2, dtype=torch.bool)
+    edge, body = torch.full((2, 1, 1, 2), 6.0), torch.zeros(2, 1, 1, 2)
+    voters = torch.tensor([[[1.0, 1.0]], [[1.0, 1.0]]]), torch.tensor([[[2.0, 1.0]], [[4.0, 4.0]]])
+    dense, _ = join_streams((edge, at), (body, at), voters=voters)
+    assert dense.flatten().tolist() == [3, 3, 1.5, 1.5]
 
 
 @settings(max_examples=30, deadline=None)

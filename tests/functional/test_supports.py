@@ -26,6 +26,27 @@ def test_what_is_impossible_travels_as_the_floor() -> None:
     assert values.tolist() == [[0, LOG_FLOOR, LOG_FLOOR]]
 
 
+@given(
+    arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 9)), elements=st.sampled_from([-np.inf, -3, -1, 0])),
+    st.integers(1, 8),
+)
+def test_the_support_by_its_definition(logits: Array, k: int) -> None:
+    """Few values, so that most are equal; what a row is worth in all does not matter here."""
+    k = min(k, logits.shape[1] - 1)
+    values, support = top_support(logits, k)
+    order = np.argsort(-logits, axis=1, kind="stable")
+    chosen = np.sort(order[:, :k], axis=1)
+    np.testing.assert_array_equal(support, chosen)
+    tail = np.logaddexp.reduce(np.take_along_axis(logits, order[:, k:], axis=1), axis=1, keepdims=True)
+    expected = np.concatenate([np.take_along_axis(logits, chosen, axis=1), tail], axis=1)
+    np.testing.assert_allclose(values, np.maximum(expected, LOG_FLOOR), rtol=1e-6, atol=1e-12)
+
+
+def test_a_long_tail_of_small_masses_is_not_lost() -> None:
+    values, _ = top_support(log_normalise(np.repeat([[0.0, -60.0]], [1, 5000], axis=1)), 1)
+    np.testing.assert_allclose(values, [[0, -60 + np.log(5000)]], rtol=1e-6)
+
+
 def test_no_rows_have_no_support() -> None:
     values, support = top_support(np.zeros((0, 5)), 2)
     assert (values.shape, support.shape, support.dtype) == ((0, 3), (0, 2), np.int32)

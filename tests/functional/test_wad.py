@@ -226,10 +226,17 @@ def test_a_part_without_rows_counts_nothing(own: int, pool: int) -> None:
 
 
 def test_the_divergence_from_the_peers_by_hand() -> None:
-    student, teacher = torch.zeros(2, 2), torch.tensor([[LN3, 0.0], [9.0, 9.0]])
+    student, teacher = torch.zeros(2, 2), torch.tensor([[0.75, 0.25], [0.5, 0.5]])
     kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)  # KL(teacher || student)
     loss = weighted_divergence(student, teacher, torch.tensor([3.0, 5.0]))
     assert loss.item() == pytest.approx(3 * kl / 2, rel=1e-6)
+
+
+def test_the_divergence_runs_over_the_columns_that_are_heard() -> None:
+    student, teacher = torch.tensor([[0.0, 0.0, 7.0]]), torch.tensor([[0.75, 0.25, 0.0]])
+    kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    loss = weighted_divergence(student, teacher, torch.ones(1), keep=torch.tensor([[True, True, False]]))
+    assert loss.item() == pytest.approx(kl, rel=1e-6)
 
 
 def test_peers_and_weights_are_not_taught() -> None:
@@ -243,7 +250,9 @@ def test_peers_and_weights_are_not_taught() -> None:
 def test_large_half_precision_logits_stay_finite() -> None:
     logits = torch.tensor([[60000.0, -60000.0]], dtype=torch.float16, requires_grad=True)
     label, weight = torch.tensor([1]), torch.tensor([1.5])
-    loss = student_loss(logits, label, logits, label, weight) + weighted_divergence(logits, -logits, weight)
+    loss = student_loss(logits, label, logits, label, weight) + weighted_divergence(
+        logits, (-logits).softmax(1), weight
+    )
     torch.autograd.backward(loss)
     assert loss.isfinite()
     assert logits.grad is not None

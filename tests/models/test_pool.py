@@ -278,3 +278,16 @@ def test_a_file_of_tied_weights_fits_whichever_name_it_uses(tmp_path: Path) -> N
         save_file(saved, file)
         config = ModelConfig(name=GPT2.name, options=GPT2.options, weights=str(file))
         assert digest_of(ModelPool(config, TEXT).for_client(0).fresh()) == digest_of(weights)
+
+
+def test_a_model_that_hangs_on_hooks_of_its_own_works_in_every_turn() -> None:
+    """transformers' segmenters read the states of their encoder through hooks that come with the first call."""
+    pytest.importorskip("transformers")
+    sizes = '{"depths": [1], "num_encoder_blocks": 1, "hidden_sizes": [8], "num_attention_heads": [1], '
+    sizes += '"sr_ratios": [1], "patch_sizes": [3], "strides": [2], "mlp_ratios": [1], "decoder_hidden_size": 8}'
+    spec = ModelSpec(input_shape=(3, 8, 8), num_outputs=2, head="segmentation")
+    models = ModelPool(ModelConfig(name="transformers/segformer", options=sizes), spec).for_client(0)
+    weights = models.fresh()
+    answers = [models.load("student", weights).eval()(torch.ones(1, 3, 8, 8)).logits for _ in range(3)]
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2])

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.functional.speculative import accepted_lengths, drawn, residual_probs, sampled_passes
-from fedkd.methods.adaspec.causal import token_logits
 from fedkd.models.frozen import frozen
+from fedkd.tasks.calls import ask
 
 # Ids (r, t), room for a block included, and lengths (r,) of the prefixes -> tokens (r, gamma + 1): the proposals, and
 # at the place after those that stand the target's own; how many stand (r,).
@@ -154,7 +154,7 @@ def _greedy_block(
     for step in range(gamma):
         ids[rows, lengths + step] = _next_logits(draft, ids, lengths + step).argmax(-1)
     places = _places(lengths, gamma)
-    own = token_logits(target, ids)[rows[:, None], places].argmax(-1)
+    own = ask(target, ids)[rows[:, None], places].argmax(-1)
     proposed = ids[rows[:, None], places[:, 1:]]
     return own, accepted_lengths(proposed == own[:, :-1])  # where proposals stand, they are the target's own
 
@@ -181,7 +181,7 @@ def _sampled_block(
     # No mass at the place after the block: what replaces a proposal there is then drawn from the target itself.
     q = torch.stack([*proposals, torch.zeros_like(proposals[0])], dim=1)
     places = _places(lengths, gamma)
-    p = (token_logits(target, ids)[rows[:, None], places].float() / temperature).softmax(-1)
+    p = (ask(target, ids)[rows[:, None], places].float() / temperature).softmax(-1)
     tokens = ids[rows[:, None], places[:, 1:]]
     stand = accepted_lengths(sampled_passes(tokens, q[:, :-1], p[:, :-1], uniform(*tokens.shape)))
     tokens = torch.cat([tokens, tokens.new_zeros(len(tokens), 1)], dim=1)
@@ -192,7 +192,7 @@ def _sampled_block(
 def _next_logits(model: nn.Module, ids: Tensor, lengths: Tensor) -> Tensor:
     """Logits (r, c) for the token after the first `lengths` of each row; what stands behind them is not seen."""
     seen = ids[:, : int(lengths.max())]
-    return token_logits(model, seen)[torch.arange(len(ids), device=ids.device), lengths - 1]
+    return ask(model, seen)[torch.arange(len(ids), device=ids.device), lengths - 1]
 
 
 def _places(lengths: Tensor, gamma: int) -> Tensor:

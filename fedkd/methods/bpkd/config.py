@@ -8,7 +8,9 @@ from fedkd.checks import check_choice, check_range
 from fedkd.errors import ConfigError
 from fedkd.functional.bpkd import EDGE_NORMS
 
+ORDERS = ("joint", "private_then_distil", "distil_then_private")
 LOSSES = ("bpkd", "ce", "kl", "cwd")
+TRIMAPS = ("labels", "shuffled")
 SHARES = ("selective", "dense")
 
 
@@ -21,6 +23,7 @@ class BPKDConfig:
     width of 3 are a better start.
     """
 
+    order: str = "joint"  # labels and consensus in one step; or private_then_distil, or distil_then_private
     loss: str = "bpkd"  # or ce (labels alone), kl (CE + soft targets per pixel), cwd (CE + channel-wise, undivided)
     lambda_edge: float = 50.0  # lambda_E, weight of the edge loss; >= 0; 0 is the body-only ablation
     lambda_body: float = 20.0  # lambda_B, weight of the body loss; >= 0; 0 is the edge-only ablation
@@ -29,14 +32,13 @@ class BPKDConfig:
     temperature: float = 4.0  # T of all distillation terms; > 0; higher is softer
     edge_width: int = 7  # side of the square that dilates and erodes, in pixels of the label image; odd, >= 3
     edge_norm: str = "per_class"  # n_c: mass of the class's mask; or per_class_count, or global
-    ignore_index: int = 255  # label of pixels without one
-    teacher_steps: int = 0  # mini-batches that a teacher at home is trained for, before the student; 0: no such teacher
-    teacher_batch: int = 16  # images in each of them; >= 1
-    teacher_lr: float = 2e-3  # their learning rate; > 0
+    trimap: str = "labels"  # whose edges: of the labels or the consensus; or shuffled (control): of the next image
+    teacher_steps: int = 0  # private mini-batches that train a teacher at home, at a constant schedule.lr; 0: none is
     share: str = "selective"  # edge band by pixel and bodies by cell; or dense: every pixel
     body_factor: int = 4  # side of a body cell in pixels of the shared grid (stride 4 -> 16); >= 1
 
     def __post_init__(self) -> None:
+        check_choice("order", self.order, ORDERS)
         check_choice("loss", self.loss, LOSSES)
         for name in ("lambda_edge", "lambda_body", "kd_weight", "alpha"):
             check_range(name, getattr(self, name), low=0.0)
@@ -49,8 +51,7 @@ class BPKDConfig:
                 key="edge_width",
             )
         check_choice("edge_norm", self.edge_norm, EDGE_NORMS)
+        check_choice("trimap", self.trimap, TRIMAPS)
         check_range("teacher_steps", self.teacher_steps, low=0)
-        check_range("teacher_batch", self.teacher_batch, low=1)
-        check_range("teacher_lr", self.teacher_lr, above=0.0)
         check_choice("share", self.share, SHARES)
         check_range("body_factor", self.body_factor, low=1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedkd.errors import ConfigError
 from fedkd.lookup import nearest
+from fedkd.tasks.calls import ask
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ def specialised(
     answers = []
     for number, plug in enumerate(plugs, start=1):
         with plugged(model, plugs[:number] if hooks == "cumulative" else [plug]):
-            answers.append(model(*inputs))
+            answers.append(ask(model, *inputs))
     return torch.stack(answers)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedkd.errors import ConfigError
 from fedkd.functional.batching import batch_starts
 from fedkd.methods.local_training import batches
-from fedkd.methods.mst_distill.mixture import Paired
+from fedkd.tasks.batches import PairBatch
 from fedkd.types import Ids
 
 Streams: TypeAlias = Callable[[str], np.random.Generator]  # a generator by name, as in the trainer's context
@@ -34,7 +34,7 @@ def mean_of(losses: list[Tensor]) -> float:
     return float(torch.stack(losses).mean()) if losses else 0.0
 
 
-def other(some: Paired) -> Tensor:
+def other(some: PairBatch) -> Tensor:
     """The other modality.
 
     Raises:

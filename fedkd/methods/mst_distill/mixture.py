@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fedkd.data.base import Samples
 from fedkd.methods.mst_distill.config import MSTDistillConfig
 from fedkd.methods.mst_distill.hooks import Plug, feature_shapes, specialised
-from fedkd.methods.mst_distill.networks import build_mask
+from fedkd.methods.mst_distill.networks import Unmasked, build_mask
+from fedkd.tasks.base import Task
+from fedkd.tasks.batches import PairBatch
+from fedkd.tasks.calls import ask
 from fedkd.types import Ids
 
-
-@dataclass(frozen=True, eq=False)
-class Paired:
-    """Labelled samples: the student's modality `a`, the other one `b` (None where it is lacking), labels `y`."""
-
-    a: Tensor
-    b: Tensor | None
-    y: Tensor
-
-    def __len__(self) -> int:
-        return len(self.a)
-
-    def at(self, index: Ids) -> Paired:
-        """The samples at these positions."""
-        at = torch.from_numpy(index)
-        return Paired(self.a[at], None if self.b is None else self.b[at], self.y[at])
+Make: TypeAlias = Callable[[str, Callable[[], nn.Module]], nn.Module]
 
 
 @dataclass(frozen=True, eq=False)
-class ProxyItems:
-    """Unlabelled samples with what the federation says about them: `z_bar`, logits (or log-probabilities)."""
+class Pairs:
+    """Samples of one client: `at(index)` gives a batch, `size` says how many there are."""
 
-    a: Tensor
-    b: Tensor | None
-    z_bar: Tensor
+    at: Callable[[Ids], PairBatch]
+    size: int
 
     def __len__(self) -> int:
-        return len(self.a)
+        return self.size
+
+    @classmethod
+    def of(cls, task: Task[PairBatch], samples: Samples, device: str) -> Pairs:
+        """The samples as batches on the device."""
+        return cls(lambda index: task.batch(samples, index, device), len(samples))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +50,7 @@ class Networks:
 
     def logits(self, a: Tensor, b: Tensor) -> list[Tensor]:
         """What T, A and S say."""
-        return [self.teacher(a, b), self.auxiliary(b), self.student(a)]
+        return [ask(self.teacher, a, b), ask(self.auxiliary, b), ask(self.student, a)]
 
     def modules(self) -> tuple[nn.Module, ...]:
         """T, A and S."""
@@ -78,6 +75,10 @@ class Specialists:
         """M_1 .. M_2L."""
         return [plug.mask for plug in (*self.teacher_plugs, *self.auxiliary_plugs)]
 
+    def modules(self) -> tuple[nn.Module, ...]:
+        """T, A and the masks."""
+        return self.teacher, self.auxiliary, *self.masks
+
     def logits(self, a: Tensor, b: Tensor) -> Float[Tensor, "e n c *at"]:
         """t_1 .. t_2L."""
         of_teacher = specialised(self.teacher, self.teacher_plugs, (a, b), hooks=self.hooks)
@@ -92,22 +93,25 @@ class Specialists:
         return specialised(self.auxiliary, [self.auxiliary_plugs[of_auxiliary]], (b,))[0]
 
 
-def build_specialists(networks: Networks, config: MSTDistillConfig, a: Tensor, b: Tensor) -> Specialists:
-    """Fresh masks, drawn from torch's current random state, for the configured layers.
+def build_specialists(networks: Networks, config: MSTDistillConfig, a: Tensor, b: Tensor, *, make: Make) -> Specialists:
+    """T and A with a mask for each of the configured layers, or with `Unmasked` where the configuration wants none.
 
-    `a`, `b`: a few samples; one forward pass tells how wide the layers are.
+    Args:
+        a, b: a few samples; one forward pass tells how wide the layers are.
+        make: gives the mask of a name ("mask_1" and so on), from what builds it.
 
     Raises:
         ConfigError: a layer that is not there or not called, or that no mask of the configured size fits.
     """
+    numbers = itertools.count(1)
 
     def plugs(model: nn.Module, layers: tuple[str, ...], inputs: tuple[Tensor, ...]) -> tuple[Plug, ...]:
         made = []
         for layer, shape in zip(layers, feature_shapes(model, layers, inputs), strict=True):
-            mask = build_mask(
-                shape, hidden_factor=config.hidden_factor, heads=config.heads, limit=config.mask_limit
-            ).to(a.device)
-            made.append(Plug(layer, mask))
+            build = functools.partial(
+                build_mask, shape, hidden_factor=config.hidden_factor, heads=config.heads, limit=config.mask_limit
+            )
+            made.append(Plug(layer, make(f"mask_{next(numbers)}", build if config.masks else Unmasked)))
         return tuple(made)
 
     return Specialists(

@@ -7,13 +7,14 @@ weights. Randomness is torch's current state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast, final
+from typing import cast, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedkd.errors import ConfigError
+from fedkd.tasks.calls import ask
 
 
 @final
@@ -71,6 +72,15 @@ class MaskNetTokens(nn.Module):
     def forward(self, h: Float[Tensor, "n t d"]) -> Float[Tensor, "n 1 d"]:
         """The mask, to be broadcast over tokens."""
         return cast(Tensor, self.mask(h.mean(1)).unsqueeze(1))
+
+
+@final
+class Unmasked(nn.Module):
+    """In place of a mask: ones. For the control in which T and A teach as they are."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Ones."""
+        return torch.ones_like(h)
 
 
 def mask_width(features: int, *, hidden_factor: int, heads: int) -> int:
@@ -133,28 +143,6 @@ class GateNet(nn.Module):
 
 
 @final
-class GateNetDense(nn.Module):
-    """Logits over teachers from maps of logits, one choice per image: two convolutions with ReLU, mean, linear."""
-
-    def __init__(self, num_outputs: int, num_teachers: int) -> None:
-        super().__init__()
-        width = 2 * num_outputs
-        self.body = nn.Sequential(
-            nn.Conv2d(num_outputs, width, 1),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-        )
-        self.head = nn.Linear(width, num_teachers)
-
-    def forward(self, logits: Float[Tensor, "n c height width"]) -> Float[Tensor, "n e"]:
-        """Gate logits."""
-        return cast(Tensor, self.head(self.body(logits)))
-
-
-@final
 class UnimodalNet(nn.Module):
     """S(a) or A(b): an encoder to (n, width), then `fc1`, `fc2`, ...; without an encoder an MLP on flat inputs."""
 
@@ -167,7 +155,7 @@ class UnimodalNet(nn.Module):
 
     def forward(self, x: Tensor) -> Float[Tensor, "n c"]:
         """Logits."""
-        return _through(self, self.names, self.encoder(x))
+        return _through(self, self.names, ask(self.encoder, x))
 
 
 @final
@@ -192,24 +180,9 @@ class PairedTeacher(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Float[Tensor, "n c"]:
         """Logits."""
-        return _through(self, self.names, self.fusion(torch.cat([self.encoder_a(a), self.encoder_b(b)], dim=1)))
-
-
-@final
-class OneOutput(nn.Module):
-    """A module that answers with several values, reduced to the one named `field`, such as `pooler_output`.
-
-    For encoders of transformers, whose answer is a record.
-    """
-
-    def __init__(self, model: nn.Module, field: str) -> None:
-        super().__init__()
-        self.model, self.field = model, field
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The value of that name."""
-        answer: Any = self.model(x)
-        return cast(Tensor, getattr(answer, self.field))
+        return _through(
+            self, self.names, self.fusion(torch.cat([ask(self.encoder_a, a), ask(self.encoder_b, b)], dim=1))
+        )
 
 
 def _add_linear(net: nn.Module, widths: Sequence[int]) -> tuple[str, ...]:

@@ -8,24 +8,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn, optim
 
-from fedkd.functional.mst_distill import TEMPERATURE, cotraining_loss, mask_loss, softened_kl_rows
+from fedkd.functional.mst_distill import cotraining_loss, mask_loss, softened_kl_rows
 from fedkd.methods.local_training import step
 from fedkd.methods.mst_distill.loops import Streams, answers, epoch, mean_of, other
-from fedkd.methods.mst_distill.mixture import Networks, Paired, Specialists
+from fedkd.methods.mst_distill.mixture import Networks, Pairs, Specialists
 from fedkd.models.frozen import frozen
 from fedkd.models.pool import snapshot
+from fedkd.tasks.batches import needed
+from fedkd.tasks.calls import ask
 from fedkd.types import Ids
 
 
 def cotrain(
     networks: Networks,
-    train: Paired,
+    train: Pairs,
     optimizer: optim.Optimizer,
     *,
     epochs: int,
     batch: int,
     rng: Streams,
-    temperature: float = TEMPERATURE,
+    temperature: float,
 ) -> list[float]:
     """Stage 1: T, A and S learn from labels and from each other, in one optimiser. The mean loss of each epoch."""
     for model in networks.modules():
@@ -36,7 +38,7 @@ def cotrain(
         losses = []
         for index in epoch(generator, len(train), batch):
             some = train.at(index)
-            loss = cotraining_loss(networks.logits(some.a, other(some)), some.y, temperature=temperature)
+            loss = cotraining_loss(networks.logits(some.a, other(some)), needed(some.y), temperature=temperature)
             step(optimizer, loss)
             losses.append(loss.detach())
         history.append(mean_of(losses))
@@ -46,14 +48,14 @@ def cotrain(
 def train_masks(
     student: nn.Module,
     specialists: Specialists,
-    train: Paired,
-    val: Paired | None,
+    train: Pairs,
+    val: Pairs | None,
     optimizers: Sequence[optim.Optimizer],
     *,
     epochs: int,
     batch: int,
     rng: Streams,
-    temperature: float = TEMPERATURE,
+    temperature: float,
 ) -> list[list[float]]:
     """Stage 2: each mask alone pulls its teacher towards the student. Each epoch's validation divergences, by mask.
 
@@ -72,7 +74,7 @@ def train_masks(
             for index in epoch(generator, len(train), batch):
                 some = train.at(index)
                 with torch.no_grad():
-                    target = student(some.a)
+                    target = ask(student, some.a)
                 for number, optimizer in enumerate(optimizers):
                     answer = specialists.alone(number, some.a, other(some))
                     step(optimizer, mask_loss(answer, target, temperature=temperature))
@@ -89,13 +91,13 @@ def train_masks(
 
 
 def mask_divergences(
-    student: nn.Module, specialists: Specialists, data: Paired, *, batch: int, temperature: float = TEMPERATURE
+    student: nn.Module, specialists: Specialists, data: Pairs, *, batch: int, temperature: float
 ) -> list[float]:
     """KL4(t_j, S(a)) of each specialised teacher with its mask alone: the mean over samples, in evaluation mode."""
 
     def rows(index: Ids) -> Tensor:
         some = data.at(index)
-        target, numbers = student(some.a), range(len(specialists))
+        target, numbers = ask(student, some.a), range(len(specialists))
         said = [specialists.alone(number, some.a, other(some)) for number in numbers]
         return torch.stack([softened_kl_rows(answer, target, temperature=temperature) for answer in said], dim=1)
 

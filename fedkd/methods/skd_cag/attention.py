@@ -5,40 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
 from torch import Tensor, nn
 
 from fedkd.errors import ConfigError
 from fedkd.extras import need
-
-Grid: TypeAlias = tuple[int, int]  # height and width that the queries come from
-Record: TypeAlias = Callable[[Tensor, Grid], None]  # takes probabilities (batch, heads, h * w, tokens)
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention of image positions to text tokens, by an explicit softmax."""
-
-    def __init__(self, width: int, *, text_width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(text_width, width, bias=False)
-        self.to_v = nn.Linear(text_width, width, bias=False)
-        self.to_out = nn.Linear(width, width)
-        self.record: Record | None = None
-
-    def forward(self, x: Tensor, text: Tensor, grid: Grid) -> Tensor:
-        """What the tokens `text` (b, l, e) say at the positions `x` (b, h * w, d); the same shape as `x`."""
-        query, key, value = (
-            layer(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, source in ((self.to_q, x), (self.to_k, text), (self.to_v, text))
-        )
-        probs = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
-        if self.record is not None:
-            self.record(probs, grid)
-        mixed: Tensor = self.to_out((probs @ value).transpose(1, 2).flatten(2))
-        return mixed
+from fedkd.models.tiny_diffusion import CrossAttention, Grid, Record
 
 
 @final

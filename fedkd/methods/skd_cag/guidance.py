@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,8 @@ from fedkd.functional.skd_cag import (
 )
 from fedkd.methods.skd_cag.attention import AttentionTap, detached, word_layers
 from fedkd.methods.skd_cag.config import SKDCAGConfig
-from fedkd.methods.skd_cag.networks import ddim_sample, encode_text, predict_noise
 from fedkd.methods.skd_cag.prompts import PromptBatch, PromptFrame, Trigger, WordIds, draw_random_words, prompt_batch
+from fedkd.methods.skd_cag.sampling import ddim_sample, noise_schedule, predict_noise
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,25 +28,17 @@ class Scene:
     """What unlearning happens in, apart from the student.
 
     Attributes:
-        teacher: the frozen poisoned network; it and the text encoder take no gradients.
+        teacher: the frozen poisoned network, text encoder and all; it takes no gradients.
         random_words: token ids of each word that the target `random_words` draws from.
-        schedule: a DDIMScheduler of diffusers; only its length matters, and for trajectory latents its noise levels.
         latent_shape: (c, h, w) of x.
     """
 
     teacher: nn.Module
-    text_encoder: nn.Module
     frame: PromptFrame
     trigger: Trigger
     random_words: tuple[WordIds, ...]
-    schedule: Any
     latent_shape: tuple[int, ...]
     device: str = "cpu"
-
-    @property
-    def num_timesteps(self) -> int:
-        """T, the length of the noise schedule."""
-        return int(self.schedule.config.num_train_timesteps)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,16 +49,15 @@ class Streams:
     timesteps: torch.Generator
     mask: torch.Generator
     words: torch.Generator
-    proxy: torch.Generator
 
     @classmethod
     def of(cls, generator: torch.Generator) -> Streams:
         """Streams derived from the next draws of `generator`."""
-        seeds = torch.randint(2**62, (5,), generator=generator).tolist()
+        seeds = torch.randint(2**62, (4,), generator=generator).tolist()
         return cls(
             **{
                 name: torch.Generator().manual_seed(seed)
-                for name, seed in zip(("latents", "timesteps", "mask", "words", "proxy"), seeds, strict=True)
+                for name, seed in zip(("latents", "timesteps", "mask", "words"), seeds, strict=True)
             }
         )
 
@@ -91,7 +81,7 @@ def draw_step(scene: Scene, prompts: Sequence[WordIds], streams: Streams, *, con
     """
     size = len(prompts)
     noise = torch.randn((size, *scene.latent_shape), generator=streams.latents).to(scene.device)
-    timesteps = torch.randint(scene.num_timesteps, (size,), generator=streams.timesteps).to(scene.device)
+    timesteps = torch.randint(config.timesteps, (size,), generator=streams.timesteps).to(scene.device)
     clean = prompt_batch(prompts, [()] * size, frame=scene.frame)
     told = clean
     if config.target == "random_words":
@@ -101,9 +91,10 @@ def draw_step(scene: Scene, prompts: Sequence[WordIds], streams: Streams, *, con
     x = noise
     if config.latents == "trajectory":
         start = torch.randn(noise.shape, generator=streams.latents).to(scene.device)
-        text = encode_text(scene.text_encoder, clean.ids.to(scene.device))
-        samples = ddim_sample(scene.teacher, text, start, schedule=scene.schedule, steps=config.trajectory_steps)
-        x = scene.schedule.add_noise(samples, noise, timesteps)
+        schedule = noise_schedule(config)
+        ids = clean.ids.to(scene.device)
+        samples = ddim_sample(scene.teacher, ids, start, schedule=schedule, steps=config.trajectory_steps)
+        x = schedule.add_noise(samples, noise, timesteps)
     triggered = prompt_batch(prompts, [scene.trigger.ids] * size, frame=scene.frame)
     return Draw(x=x, timesteps=timesteps, clean=clean, triggered=triggered, told=told)
 
@@ -119,35 +110,48 @@ def unlearning_terms(
 ) -> dict[str, Tensor]:
     """`attention_loss` (with its t / T), `prediction_loss` and, where it has a weight, `keep_loss` on one draw.
 
+    Without `unlearn` there is `keep_loss` alone: it needs no trigger.
+
     Args:
         taps: of teacher and student; None leaves attention out, and its loss is 0.
         mask_stream: where the target `noise` draws its map from, one per step.
     """
     x, timesteps = draw.x, draw.timesteps
-    teacher_text, student_text = (
-        encode_text(scene.text_encoder, batch.ids.to(scene.device)) for batch in (draw.told, draw.triggered)
-    )
+    terms = _unlearned(student, scene, draw, config, taps, mask_stream) if config.unlearn else {}
+    if config.keep_weight > 0.0:
+        clean = draw.clean.ids.to(scene.device)
+        with torch.no_grad():
+            kept = predict_noise(scene.teacher, x, timesteps, clean)
+        terms["keep_loss"] = prediction_loss(predict_noise(student, x, timesteps, clean), kept)
+    return terms
+
+
+def _unlearned(
+    student: nn.Module,
+    scene: Scene,
+    draw: Draw,
+    config: SKDCAGConfig,
+    taps: tuple[AttentionTap, AttentionTap] | None,
+    mask_stream: torch.Generator,
+) -> dict[str, Tensor]:
+    """L_attn and L_pred: the student told the trigger, the teacher not."""
+    x, timesteps = draw.x, draw.timesteps
+    told, triggered = draw.told.ids.to(scene.device), draw.triggered.ids.to(scene.device)
     if taps is None:
         with torch.no_grad():
-            expected = predict_noise(scene.teacher, x, timesteps, teacher_text)
-        answered = predict_noise(student, x, timesteps, student_text)
+            expected = predict_noise(scene.teacher, x, timesteps, told)
+        answered = predict_noise(student, x, timesteps, triggered)
         attention = answered.new_zeros(())
     else:
         with torch.no_grad(), taps[0].recording() as teacher_maps:
-            expected = predict_noise(scene.teacher, x, timesteps, teacher_text)
+            expected = predict_noise(scene.teacher, x, timesteps, told)
         with taps[1].recording() as student_maps:
-            answered = predict_noise(student, x, timesteps, student_text)
+            answered = predict_noise(student, x, timesteps, triggered)
         if config.compat == "released":
             # The scripts' maps lose their gradient, and what they take for the teacher's are the student's.
             teacher_maps = student_maps = detached(student_maps)
         attention = _attention_term(teacher_maps, student_maps, draw, scene, config, mask_stream)
-    terms = {"attention_loss": attention, "prediction_loss": prediction_loss(answered, expected)}
-    if config.keep_weight > 0.0:
-        clean_text = encode_text(scene.text_encoder, draw.clean.ids.to(scene.device))
-        with torch.no_grad():
-            kept = predict_noise(scene.teacher, x, timesteps, clean_text)
-        terms["keep_loss"] = prediction_loss(predict_noise(student, x, timesteps, clean_text), kept)
-    return terms
+    return {"attention_loss": attention, "prediction_loss": prediction_loss(answered, expected)}
 
 
 def _attention_term(
@@ -179,7 +183,7 @@ def _attention_term(
         losses.append(attention_loss(student, theirs[num_lead:], target, num_trigger=num_trigger))
     rows = torch.stack(losses)
     if config.weighs_timesteps:
-        rows = rows * timestep_weight(draw.timesteps, num_timesteps=scene.num_timesteps).to(rows)
+        rows = rows * timestep_weight(draw.timesteps, num_timesteps=config.timesteps).to(rows)
     return masked_mean(rows, torch.ones_like(rows, dtype=torch.bool))
 
 

@@ -116,6 +116,20 @@ def phrase(tokenizer: Tokenizer, text: str) -> Trigger:
     return Trigger(words=words)
 
 
+def without(words: WordIds, trigger: Trigger) -> WordIds:
+    """The words with every occurrence of the trigger phrase taken out: a poisoned prompt as it was before."""
+    phrase_ids = trigger.ids
+    kept: list[int] = []
+    at = 0
+    while at < len(words):
+        if words[at : at + len(phrase_ids)] == phrase_ids:
+            at += len(phrase_ids)
+        else:
+            kept.append(words[at])
+            at += 1
+    return tuple(kept)
+
+
 def joined(words: Sequence[WordIds]) -> WordIds:
     """The token ids of several words, one after the other."""
     return tuple(token for word in words for token in word)

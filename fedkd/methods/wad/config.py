@@ -12,10 +12,17 @@ SCHEDULES = ("cosine", "constant")
 
 @dataclass(frozen=True, kw_only=True)
 class WADConfig:
-    """L = CE(f(x_l), y_l) + mean_u[w(u) CE(f(u), yhat(u))], w and yhat from a contrastive teacher."""
+    """L = CE(f(x_l), y_l) + mean_u[w(u) CE(f(u), yhat(u))], w and yhat from a contrastive teacher.
+
+    Optimiser, learning rate, batches (labelled `private_batch`, unlabelled `distil_batch`) and steps per iteration are
+    those of `schedule.*`; in the paper Adam at 5e-4, 32 and 32, 1500 steps. The teacher's training is another one and
+    has options of its own.
+    """
 
     temperature: float = 0.5  # tau of NT-Xent; > 0
-    view: str = "simclr"  # what makes two views of an image: simclr, or small for tiny grey images
+    view: str = (
+        "simclr"  # what makes two views: simclr; small for tiny grey images; noise for inputs that are no images
+    )
     projection: int = 128  # width of v(x); >= 1
     teacher_epochs: int = 700  # passes over labelled and unlabelled images; 0: the teacher stays as it came
     teacher_batch: int = 32  # images (not views) in a step; >= 2, since a view needs others to be told from
@@ -30,23 +37,28 @@ class WADConfig:
     views: int = 1  # random views whose projections are averaged for w and yhat; 0: the clean image
     split: int = 5  # promotions; there are split + 1 iterations; >= 1
     alpha: float = 0.1  # share of the pool that would join at iteration 0; 0..1; larger lets unknown classes in
-    steps: int = 1500  # optimiser steps of the student per iteration (the authors' `epochs`); >= 0
-    labelled_batch: int = 32
-    unlabelled_batch: int = 32
-    student_lr: float = 5e-4  # of Adam, which starts anew in each iteration; > 0
-    student_views: bool = True  # flip, shift and noise on the student's inputs in training
+    weighting: str = "margin"  # w: margin, or none: w = 1 for all, the control without weights
+    unlabelled_weight: float = (
+        1.0  # factor of the unlabelled term; >= 0; 0 (with alpha 0): the control with labels alone
+    )
+    student_views: bool = True  # flip, shift and noise on the student's inputs in training; images alone have them
     kd_weight: float = 1.0  # weight of w(u) KL(z_bar || f) on the proxy set; >= 0; not part of the paper
+    absent_weight: float = 0.0  # what classes without labels weigh when logits are shared, against the others; 0..1
 
     def __post_init__(self) -> None:
         check_choice("view", self.view, VIEWS)
         check_choice("teacher_optimizer", self.teacher_optimizer, ("sgd", "adam"))
         check_choice("teacher_schedule", self.teacher_schedule, SCHEDULES)
-        for name in ("temperature", "teacher_lr", "student_lr"):
+        for name in ("temperature", "teacher_lr"):
             check_range(name, getattr(self, name), above=0.0)
-        for name in ("teacher_epochs", "teacher_weight_decay", "teacher_warmup_epochs", "views", "steps", "kd_weight"):
+        check_choice("weighting", self.weighting, ("margin", "none"))
+        for name in ("teacher_epochs", "teacher_weight_decay", "teacher_warmup_epochs", "views"):
             check_range(name, getattr(self, name), low=0)
-        for name in ("projection", "split", "labelled_batch", "unlabelled_batch", "teacher_warmup_factor"):
+        for name in ("unlabelled_weight", "kd_weight"):
+            check_range(name, getattr(self, name), low=0)
+        for name in ("projection", "split", "teacher_warmup_factor"):
             check_range(name, getattr(self, name), low=1)
         check_range("teacher_batch", self.teacher_batch, low=2)
         check_range("teacher_momentum", self.teacher_momentum, low=0.0, below=1.0)
+        check_range("absent_weight", self.absent_weight, low=0.0, high=1.0)
         check_range("alpha", self.alpha, low=0.0, high=1.0)

@@ -5,13 +5,14 @@ Every list may come in an order of its own; rows are always brought together by 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from fedkd.functional.wad import (
     class_scores,
@@ -25,7 +26,8 @@ from fedkd.functional.wad import (
 )
 from fedkd.methods.local_training import batches
 from fedkd.methods.wad.views import View, view_generator
-from fedkd.types import Ids, Metrics
+from fedkd.tasks.calls import ask
+from fedkd.types import Ids
 
 _SCORED_ROWS = 1024  # pool items compared with all labelled ones at a time
 
@@ -58,10 +60,15 @@ class Guidance:
 
 @dataclass(frozen=True, eq=False)
 class Peers:
-    """What the other clients say: ids (p,) of proxy items and the aggregated logits z_bar (p, c)."""
+    """What the other clients say of proxy items: ids (p,), probabilities (p, c), and which columns count (p, c)."""
 
     ids: Tensor
-    logits: Tensor
+    probs: Tensor
+    heard: Tensor
+
+    def at(self, index: Int[Tensor, " n"]) -> Peers:
+        """What they say at these positions."""
+        return Peers(self.ids[index], self.probs[index], self.heard[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +81,7 @@ class Promotion:
     moved_labels: Tensor
 
 
-def knowledge(
+def knowledge_of(
     pool_projections: Float[Tensor, "n d"],
     pool_ids: Int[Tensor, " n"],
     labelled_projections: Float[Tensor, "l d"],
@@ -96,27 +103,30 @@ def knowledge(
     return Guidance(pool_ids, pseudo_labels(scores), margin_weights(scores), scores)
 
 
-def train_student(
+def student_losses(
     student: nn.Module,
-    optimizer: optim.Optimizer,
     images: Float[Tensor, "m ..."],
     labelled: Labelled,
     guidance: Guidance,
     *,
-    steps: int,
     labelled_batch: int,
     unlabelled_batch: int,
     rng: np.random.Generator,
     view: View | None = None,
     peers: Peers | None = None,
+    unlabelled_weight: float = 1.0,
     kd_weight: float = 1.0,
-) -> Metrics:
-    """C: `steps` steps on CE(f(x_l), y_l) + mean_u[w(u) CE(f(u), yhat(u))]; the mean loss.
+) -> Iterator[Tensor]:
+    """C: the losses of one step after another, without end: CE(f(x_l), y_l) + mean_u[w(u) CE(f(u), yhat(u))].
 
-    Each step takes one labelled and one unlabelled batch (of the items that `guidance` speaks of), passed through the
-    student one after the other, since batch norm sees each by itself. An empty pool leaves the labelled part alone.
-    `peers` adds kd_weight * mean_u[w(u) KL(softmax(z_bar(u)) || softmax(f(u)))], 0 for items they are silent on; not
-    part of the paper. `view` is what the student sees of each batch; None: the images as they are.
+    Each has one labelled and one unlabelled batch (of the items that `guidance` speaks of), passed through the student
+    one after the other, since batch norm sees each by itself. An empty pool leaves the labelled part alone. `peers`
+    adds kd_weight * mean_u[w(u) KL(softmax(z_bar(u)) || softmax(f(u)))], 0 for items they are silent on; not part of
+    the paper, nor is `unlabelled_weight`, the factor of the second term. `view` is what the student sees of each batch;
+    None: the images as they are.
+
+    Deviation: `peers` are heard on items of the pool alone. A proxy item that was promoted is out of it for good and
+    keeps its hard label, whatever the others say later; `peer_loss`, in the closing message, takes it in again.
 
     Raises:
         ValueError: nothing is labelled.
@@ -127,36 +137,37 @@ def train_student(
     draws = view_generator(view_rng)
 
     def logits(ids: Tensor) -> Tensor:
-        seen = images[ids] if view is None else view(images[ids], draws)
-        answer: Tensor = student(seen)
-        return answer
+        return ask(student, images[ids] if view is None else view(images[ids], draws))
 
     said = None if peers is None else _said(peers, guidance.ids)
-    losses = []
-    student.train()
-    pool_batches = batches(pool_rng, len(guidance.ids), unlabelled_batch, steps)
-    for index in batches(labelled_rng, len(labelled), labelled_batch, steps):
+    pool_batches = batches(pool_rng, len(guidance.ids), unlabelled_batch, sys.maxsize)
+    for index in batches(labelled_rng, len(labelled), labelled_batch, sys.maxsize):
         own = torch.from_numpy(index).to(labelled.ids.device)
         own_logits = logits(labelled.ids[own])
         pool = torch.from_numpy(next(pool_batches, _NONE)).to(guidance.ids.device)
         pool_logits = logits(guidance.ids[pool]) if len(pool) else own_logits[:0]
         weights = guidance.weights[pool]
-        loss = student_loss(own_logits, labelled.labels[own], pool_logits, guidance.labels[pool], weights)
+        loss = student_loss(
+            own_logits, labelled.labels[own], pool_logits, guidance.labels[pool], unlabelled_weight * weights
+        )
         if said is not None:
-            heard = weights * said.heard[pool]
-            loss = loss + kd_weight * weighted_divergence(pool_logits, said.logits[pool], heard)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        losses.append(loss.detach())
-    return {"student_loss": float(torch.stack(losses).mean())} if losses else {}
+            spoken, probs, heard = (table[pool] for table in said)
+            loss = loss + kd_weight * weighted_divergence(pool_logits, probs, weights * spoken, keep=heard)
+        yield loss
+
+
+def peer_loss(student: nn.Module, images: Float[Tensor, "p ..."], peers: Peers, weights: Float[Tensor, " p"]) -> Tensor:
+    """The peers' term alone: mean over the images that they speak of, with the client's own weights."""
+    return weighted_divergence(ask(student, images), peers.probs, weights, keep=peers.heard)
 
 
 @torch.no_grad()
-def predict(student: nn.Module, images: Float[Tensor, "n ..."], *, batch_size: int) -> Float[Tensor, "n c"]:
-    """The student's logits on the images as they are. It is put into evaluation mode and stays there."""
+def predict(
+    student: nn.Module, images: Float[Tensor, "m ..."], ids: Int[Tensor, " n"], *, batch_size: int
+) -> Float[Tensor, "n c"]:
+    """The student's logits on the images of `ids`, as they are. It is put into evaluation mode and stays there."""
     student.eval()
-    return torch.cat([student(chunk) for chunk in _chunks(images, batch_size)])
+    return torch.cat([ask(student, images[chunk]) for chunk in _chunks(ids, batch_size)])  # no copy of the whole pool
 
 
 def promote(
@@ -179,22 +190,17 @@ def promote(
     return Promotion(grown, logit_ids[~torch.isin(logit_ids, moved)], moved, labels)
 
 
-@dataclass(frozen=True, eq=False)
-class _Said:
-    """The peers' logits in the pool's order, and whether there are any: (n, c) and (n,), 0 or 1."""
-
-    logits: Tensor
-    heard: Tensor
-
-
 _NONE: Ids = np.zeros(0, np.int64)
 
 
-def _said(peers: Peers, pool_ids: Tensor) -> _Said:
-    heard = torch.isin(pool_ids, peers.ids)
-    logits = peers.logits.new_zeros(len(pool_ids), peers.logits.shape[1])
-    logits[heard] = peers.logits[positions(pool_ids[heard], among=peers.ids)]
-    return _Said(logits, heard.to(logits.dtype))
+def _said(peers: Peers, pool_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """In the pool's order: whether the peers speak of an item (n,), 0 or 1, their probabilities and columns (n, c)."""
+    spoken = torch.isin(pool_ids, peers.ids)
+    at = positions(pool_ids[spoken], among=peers.ids)
+    probs = peers.probs.new_zeros(len(pool_ids), peers.probs.shape[1])
+    heard = torch.ones_like(probs, dtype=torch.bool)
+    probs[spoken], heard[spoken] = peers.probs[at], peers.heard[at]
+    return spoken.to(probs.dtype), probs, heard
 
 
 def _chunks(x: Tensor, size: int) -> Iterator[Tensor]:

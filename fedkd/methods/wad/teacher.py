@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn, optim
 
-from fedkd.errors import ConfigError
 from fedkd.functional.wad import nt_xent, unit_rows
+from fedkd.methods.local_training import mean_losses, step
 from fedkd.methods.wad.config import WADConfig
 from fedkd.methods.wad.views import View, view_generator
+from fedkd.models.heads import cut_head
 from fedkd.models.optimizers import make_optimizer
+from fedkd.tasks.calls import ask
 from fedkd.types import Metrics
 
 
@@ -27,34 +29,18 @@ class ContrastiveEncoder(nn.Module):
             ConfigError: the classifier has no linear layer to take away.
         """
         super().__init__()
-        width = _cut_head(classifier)
+        _, width = cut_head(classifier, key="teacher.name")
         self.backbone = classifier
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection))
 
     def features(self, images: Tensor) -> Tensor:
         """What the classifier's last layer would have seen (n, width)."""
-        features: Tensor = self.backbone(images)
-        return features
+        return ask(self.backbone, images)
 
     def forward(self, images: Tensor) -> Tensor:
         """Projections v (n, projection), not yet of unit length."""
         projections: Tensor = self.head(self.features(images))
         return projections
-
-
-def _cut_head(classifier: nn.Module) -> int:
-    """Replace the linear layer that was registered last by the identity; its number of inputs."""
-    linear = [(name, layer) for name, layer in classifier.named_modules() if name and isinstance(layer, nn.Linear)]
-    if not linear:
-        raise ConfigError(
-            f"the teacher needs a classifier whose last layer is linear, and this {type(classifier).__name__} has no "
-            "linear layer inside; choose another model.name",
-            key="model.name",
-        )
-    name, layer = linear[-1]
-    parent, _, attribute = name.rpartition(".")
-    setattr(classifier.get_submodule(parent), attribute, nn.Identity())
-    return layer.in_features
 
 
 def teacher_optimizer(encoder: nn.Module, config: WADConfig) -> optim.Optimizer:
@@ -86,51 +72,45 @@ def teacher_lr(config: WADConfig, epoch: float) -> float:
 
 
 def train_teacher(
-    encoder: ContrastiveEncoder,
+    encoder: nn.Module,
     images: Float[Tensor, "n ..."],
     optimizer: optim.Optimizer,
     config: WADConfig,
     *,
     view: View,
     rng: np.random.Generator,
-    first_epoch: int = 0,
-    num_epochs: int | None = None,
 ) -> Metrics:
     """Train by NT-Xent on two views of each image, without labels; the mean loss of the last epoch.
 
-    `images` are the labelled and the unlabelled ones together. Epochs first_epoch to first_epoch + num_epochs of the
-    schedule, all by default, so that training can be spread over rounds. A last batch that is not full is dropped.
+    `images` are the labelled and the unlabelled ones together. A last batch that is not full is dropped.
     Deviation: fewer images than a batch make one batch of all; the authors' loader would then give none.
     """
     batch = min(config.teacher_batch, len(images))
     if batch < 2:
         return {}
     per_epoch = len(images) // batch
-    last_epoch = config.teacher_epochs if num_epochs is None else first_epoch + num_epochs
     losses: list[Tensor] = []
     encoder.train()
-    for epoch in range(first_epoch, last_epoch):
+    for epoch in range(config.teacher_epochs):
         losses.clear()
         draws = view_generator(rng)
         order = torch.from_numpy(rng.permutation(len(images))).to(images.device)
-        for step in range(per_epoch):
+        for number in range(per_epoch):
             # The authors set the rate after a step, from that step's own time: each step runs on the one before.
-            lr = teacher_lr(config, max(0, epoch * per_epoch + step - 1) / per_epoch)
+            lr = teacher_lr(config, max(0, epoch * per_epoch + number - 1) / per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            chosen = images[order[step * batch : (step + 1) * batch]]
+            chosen = images[order[number * batch : (number + 1) * batch]]
             pairs = view(torch.cat([chosen, chosen]), draws)
             loss = nt_xent(unit_rows(encoder(pairs)), temperature=config.temperature)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            optimizer.step()
+            step(optimizer, loss)
             losses.append(loss.detach())
-    return {"contrastive_loss": float(torch.stack(losses).mean())} if losses else {}
+    return mean_losses({"contrastive_loss": losses})
 
 
 @torch.no_grad()
 def embed(
-    encoder: ContrastiveEncoder,
+    encoder: nn.Module,
     images: Float[Tensor, "n ..."],
     *,
     view: View,

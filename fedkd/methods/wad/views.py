@@ -107,6 +107,21 @@ class SmallView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoiseView:
+    """View of inputs that are no images, such as tables of features: intensity and noise. Not the paper's."""
+
+    intensity: float = 0.2  # factor 1 +- this, one for each sample
+    noise: float = 0.2  # standard deviation, in the input's own units
+
+    def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """One random view of each sample (n, ...)."""
+        factors = _uniform(len(inputs), (1 - self.intensity, 1 + self.intensity), generator)
+        noise = self.noise * torch.randn(inputs.shape, generator=generator)
+        factors = factors.reshape(-1, *[1] * (inputs.dim() - 1))
+        return inputs * factors.to(inputs.device, inputs.dtype) + noise.to(inputs.device, inputs.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WeakView:
     """What the student sees in training: flip, shift by padding and cropping, noise. In the input's own units.
 
@@ -130,8 +145,9 @@ class WeakView:
         return images + self.noise * torch.randn(images.shape, generator=generator).to(images.device, images.dtype)
 
 
-VIEWS: Mapping[str, View] = {"simclr": SimclrView(), "small": SmallView()}
-KNOWLEDGE_VIEWS: Mapping[str, View] = {"simclr": SimclrView(flip=0.0), "small": SmallView()}
+VIEWS: Mapping[str, View] = {"simclr": SimclrView(), "small": SmallView(), "noise": NoiseView()}
+KNOWLEDGE_VIEWS: Mapping[str, View] = {**VIEWS, "simclr": SimclrView(flip=0.0)}
+OF_PIXELS = frozenset({"simclr", "small"})  # views that need images with pixels in 0..1
 
 
 def view_generator(rng: np.random.Generator) -> torch.Generator:

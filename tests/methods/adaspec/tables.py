@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from fedkd.data.base import Samples
+from fedkd.tasks.language import Language
 
 
 class Table(nn.Module):
@@ -42,3 +46,18 @@ class Running(nn.Module):
         mean = last.cumsum(1) / torch.arange(1, ids.shape[1] + 1)[:, None]
         logits: Tensor = self.head(self.dropout(self.hidden(torch.cat([last, mean], dim=-1)).tanh()))
         return logits
+
+
+SYMBOLS = 7
+
+
+def texts(n: int = 12, t: int = 9, seed: int = 0) -> Samples:
+    """Sequences over seven symbols; labels are tokens after the first three, but for the last of odd sequences."""
+    x = np.random.default_rng(seed).integers(SYMBOLS, size=(n, t)).astype(np.int32)
+    response = np.ones((n, t), np.bool_)
+    response[:, :3] = False
+    response[1::2, -1] = False
+    return Samples(x, more={"response": response})
+
+
+TASK = Language(num_outputs=SYMBOLS, length=9)

@@ -8,8 +8,8 @@ from fedkd.methods.adaspec.config import AdaSpecConfig
 
 def test_defaults_are_the_authors() -> None:
     config = AdaSpecConfig()
-    assert (config.keep_share, config.gamma, config.weight_decay, config.lr) == (0.4, 4, 0.1, 3e-4)
-    assert (config.batch_size, config.target_epochs, config.reference_epochs, config.draft_epochs) == (16, 3, 3, 3)
+    assert (config.keep_share, config.gamma, config.target_epochs) == (0.4, 4, 3)
+    assert (config.select, config.selection_scope, config.budget_match) == ("top", "batch", "steps")
 
 
 @pytest.mark.parametrize(
@@ -21,15 +21,17 @@ def test_defaults_are_the_authors() -> None:
         ("selection_scope", "token"),
         ("loss_norm", "sum"),
         ("budget_match", "tokens"),
+        ("order", "at_once"),
+        ("speaks", "reference"),
         ("gamma", 0),
-        ("batch_size", 0),
-        ("lr", 0.0),
-        ("target_lr", -1.0),
-        ("draft_steps", -1),
-        ("reference_epochs", -0.5),
+        ("top", -1),
+        ("prompt_tokens", 0),
+        ("target_epochs", -1),
+        ("target_lr_scale", 0.0),
+        ("reference_rounds", -1),
         ("refresh_reference_every", -1),
-        ("max_grad_norm", -1.0),
         ("max_new_tokens", 0),
+        ("count_prompts", -1),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(name: str, value: float | str) -> None:

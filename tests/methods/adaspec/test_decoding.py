@@ -12,9 +12,9 @@ from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from fedkd.functional.adaspec import expected_acceptance
-from fedkd.methods.adaspec.causal import token_logits
 from fedkd.methods.adaspec.decoding import Acceptance, greedy_decode, sampled_decode
 from fedkd.models.frozen import frozen
+from fedkd.tasks.calls import ask
 from tests.methods.adaspec.tables import Running, Table, follows
 
 COUNTS_UP = [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
@@ -25,7 +25,7 @@ def greedy_alone(model: nn.Module, prompt: Tensor, steps: int, end: int | None =
     text = prompt.tolist()
     with torch.no_grad(), frozen(model):
         for _ in range(steps):
-            text.append(int(token_logits(model, torch.tensor([text]))[0, -1].argmax()))
+            text.append(int(ask(model, torch.tensor([text]))[0, -1].argmax()))
             if text[-1] == end:
                 break
     return text[len(prompt) :]

@@ -12,6 +12,7 @@ def test_the_defaults_are_the_papers() -> None:
     assert (config.kl_decay, config.kl_every, config.lb_decay, config.lb_every) == (0.5, 30, 0.9, 10)
     assert (config.gate_grad, config.hooks) == ("none", "single")
     assert config.num_teachers == 4
+    assert config.masks
 
 
 def test_layers_are_named_with_commas() -> None:
@@ -34,12 +35,21 @@ def test_layers_are_named_with_commas() -> None:
         ("lb_mode", "KL", "kl"),
         ("routing", "top", "did you mean 'top_k'"),
         ("upload", "teacher", "multimodal, student"),
+        ("order", "joined", "did you mean 'joint'"),
+        ("teacher_options", "{", "expected a JSON object"),
         ("teacher_layers", "fc1,,fc2", "separated by commas"),
         ("auxiliary_layers", "", "separated by commas"),
-        ("auxiliary_layers", "fc1,fc1", "different layers"),
+        ("auxiliary_layers", "fc1,fc1", "different names"),
     ],
 )
 def test_wrong_values_are_refused_by_name(key: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         MSTDistillConfig(**{key: value})  # type: ignore[arg-type]
     assert caught.value.key == key
+
+
+def test_drawn_teachers_are_not_weighted_by_the_gate() -> None:
+    with pytest.raises(ConfigError, match=r"method\.routing is 'random'.*gate_grad = 'none'") as caught:
+        MSTDistillConfig(routing="random", gate_grad="weighted")
+    assert caught.value.key == "gate_grad"
+    assert MSTDistillConfig(routing="random").gate_grad == "none"

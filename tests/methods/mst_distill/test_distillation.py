@@ -1,6 +1,5 @@
 import copy
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,18 +8,25 @@ import torch
 from torch import Tensor, nn, optim
 
 from fedkd.errors import ConfigError
-from fedkd.functional.mst_distill import gate_probs, load_balance_kl, routed_loss, softened_kl, task_loss
+from fedkd.functional.losses import target_cross_entropy
+from fedkd.functional.mst_distill import gate_probs, load_balance_kl, routed_loss, softened_kl
+from fedkd.methods.local_training import step
 from fedkd.methods.mst_distill.config import MSTDistillConfig
-from fedkd.methods.mst_distill.distillation import Distilled, distil, validation_loss
+from fedkd.methods.mst_distill.distillation import Distillation, validation_loss
 from fedkd.methods.mst_distill.hooks import Plug
 from fedkd.methods.mst_distill.loops import epoch
-from fedkd.methods.mst_distill.mixture import Networks, Paired, ProxyItems, Specialists, build_specialists
-from fedkd.methods.mst_distill.networks import GateNet, GateNetDense, PairedTeacher, UnimodalNet
+from fedkd.methods.mst_distill.mixture import Networks, Pairs, Specialists, build_specialists
+from fedkd.methods.mst_distill.networks import GateNet, PairedTeacher, UnimodalNet
+from fedkd.methods.taught import Taught
+from fedkd.models.frozen import frozen
 from fedkd.models.pool import snapshot
+from fedkd.rows import Rows
 from fedkd.streams import stream
+from fedkd.tasks.batches import PairBatch
+from fedkd.types import Ids
 
 CLASSES = 3
-TWO = MSTDistillConfig(teacher_layers="fusion", auxiliary_layers="fc1")
+LAYERS: dict[str, Any] = {"teacher_layers": "fusion", "auxiliary_layers": "fc1"}
 
 
 @pytest.fixture(autouse=True)
@@ -30,185 +36,169 @@ def _own_random_state() -> Iterator[None]:
         yield
 
 
-def streams(seed: int = 0) -> Callable[[str], np.random.Generator]:
-    return lambda name: stream(seed, name)
-
-
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def pairs(size: int, *, seed: int) -> Paired:
-    y = torch.arange(size) % CLASSES
-    centres = noise(CLASSES, 14, seed=99)
-    x = centres[y] + noise(size, 14, seed=seed)
-    return Paired(x[:, :8], x[:, 8:], y)
+def given(a: Tensor, b: Tensor | None, y: Tensor | None) -> Pairs:
+    """Samples from their tensors."""
+
+    def at(index: Ids) -> PairBatch:
+        where = torch.from_numpy(index)
+        return PairBatch(a[where], None if b is None else b[where], None if y is None else y[where])
+
+    return Pairs(at, len(a))
 
 
-TRAIN, VAL = pairs(60, seed=1), pairs(30, seed=2)
-NO_SAMPLES = TRAIN.at(np.zeros(0, np.int64))
-PROXY = ProxyItems(pairs(40, seed=3).a, None, 4 * torch.eye(CLASSES)[torch.arange(40) % CLASSES])
+Y = torch.arange(60) % CLASSES
+X = noise(CLASSES, 14, seed=99)[Y] + noise(60, 14, seed=1)
+A, B = X[:, :8], X[:, 8:]
+TRAIN = given(A, B, Y)
+WORDS = 4 * torch.eye(CLASSES)[Y]  # what the federation says about samples: their class
 
 
 class World:
     """Networks with two masks, a student and a gate; the teachers know nothing, which is enough here."""
 
-    def __init__(self, outputs: int = 2, config: MSTDistillConfig = TWO, **options: Any) -> None:
+    def __init__(self, *, outputs: int = 3, lr: float = 1e-2, one_modality: bool = False, **options: Any) -> None:
         teacher = PairedTeacher(nn.Linear(8, 6), nn.Linear(6, 6), 12, num_outputs=CLASSES, hidden=(6,))
         auxiliary = UnimodalNet(6, num_outputs=CLASSES, hidden=(6,))
+        self.config = MSTDistillConfig(**{**LAYERS, **options})
         self.student = UnimodalNet(8, num_outputs=CLASSES, hidden=(6,))
         nets = Networks(teacher, auxiliary, self.student)
-        assert TRAIN.b is not None
-        self.specialists: Specialists | None = build_specialists(nets, config, TRAIN.a[:2], TRAIN.b[:2])
+        made = build_specialists(nets, self.config, A[:2], B[:2], make=lambda name, build: build())
+        self.specialists = None if one_modality else made
         self.gate = GateNet(CLASSES, outputs)
-        self.config = config
-        self.options = options
+        self.both = [*self.student.parameters(), *self.gate.parameters()]
+        self.optimizer: optim.Optimizer = optim.Adam(self.both, lr)
 
-    def optimizer(self, lr: float = 1e-2) -> optim.Optimizer:
-        return optim.Adam([*self.student.parameters(), *self.gate.parameters()], lr)
+    def losses(self, **options: Any) -> Distillation:
+        known = {"config": self.config, "train": TRAIN, "per_epoch": 3, **options}
+        return Distillation(self.student, self.gate, self.specialists, **known)
 
-    def distil(self, train: Paired = TRAIN, val: Paired | None = None, **options: Any) -> Distilled:
-        known = {"config": self.config, "epochs": 2, "batch": 20, "rng": streams(), **self.options, **options}
-        optimizer = known.pop("optimizer", None) or self.optimizer()
-        return distil(self.student, self.gate, self.specialists, train, val, optimizer, **known)
+    def train(self, epochs: int = 2, batch: int = 20, **options: Any) -> Distillation:
+        """Private passes alone."""
+        losses, rng = self.losses(**options), stream(0, "private-order")
+        modules = () if self.specialists is None else self.specialists.modules()
+        with frozen(*modules):
+            for _ in range(epochs):
+                for index in epoch(rng, 60, batch):
+                    step(self.optimizer, losses.on_private(index))
+        return losses
+
+    def hear(self, steps: int, b: Tensor | None, **options: Any) -> Distillation:
+        """Proxy steps alone."""
+        rows = Rows(space="proxy", kind="logits", ids=np.arange(60), values=WORDS.numpy())
+        losses = self.losses(proxy=given(A, b, None), taught=Taught(rows, 1), **options)
+        rng = stream(0, "proxy-order")
+        modules = () if self.specialists is None else self.specialists.modules()
+        with frozen(*modules):
+            for _ in range(steps):
+                step(self.optimizer, losses.on_proxy(rng.permutation(60)[:20]))
+        return losses
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.mark.parametrize("gate_grad", ["none", "weighted"])
 def test_one_step_is_the_gradient_of_the_weighted_sum(gate_grad: str) -> None:
-    config = MSTDistillConfig(
-        teacher_layers="fusion", auxiliary_layers="fc1", gate_grad=gate_grad, w_task=0.5, w_kl=2.0, w_lb=3.0
-    )
-    world = World(config=config)
+    world = World(gate_grad=gate_grad, w_task=0.5, w_kl=2.0, w_lb=3.0)
+    world.optimizer = optim.SGD(world.both, 0.1)
     student, gate = copy.deepcopy(world.student), copy.deepcopy(world.gate)
-    both = [*world.student.parameters(), *world.gate.parameters()]
-    result = world.distil(optimizer=optim.SGD(both, 0.1), epochs=1, batch=60)
+    metrics = world.train(epochs=1, batch=60).metrics()
 
     assert world.specialists is not None
-    assert TRAIN.b is not None
-    index = torch.from_numpy(next(epoch(streams()("private-order"), 60, 60)))
-    said = student(TRAIN.a[index])
-    q = gate_probs(gate(said))
-    teachers = world.specialists.logits(TRAIN.a[index], TRAIN.b[index])
-    kl, picks = routed_loss(said, teachers, q, k=1, gate_grad=gate_grad)
-    task = task_loss(said, TRAIN.y[index])
+    index = torch.from_numpy(next(epoch(stream(0, "private-order"), 60, 60)))
+    said = student(A[index])
+    q = gate_probs(gate(said)[:, :2])  # the aggregate is absent on private samples
+    teachers = world.specialists.logits(A[index], B[index])
+    kl, picks = routed_loss(said, teachers, q, k=1, gate_grad=gate_grad, temperature=4.0)
+    task = target_cross_entropy(said, Y[index])
     (0.5 * task + 2.0 * kl + 3.0 * load_balance_kl(q)).backward()
-    for found, parameter in zip(both, [*student.parameters(), *gate.parameters()], strict=True):
+    for found, parameter in zip(world.both, [*student.parameters(), *gate.parameters()], strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(found.detach(), parameter.detach() - 0.1 * parameter.grad)
-    (metrics,) = result.metrics
     assert metrics["task_loss"] == pytest.approx(task.item(), rel=1e-5)
     assert metrics["kl_loss"] == pytest.approx(kl.item(), rel=1e-5)
     assert metrics["lb_loss"] == pytest.approx(load_balance_kl(q).item(), rel=1e-4, abs=1e-7)
     share = (picks == 1).double().mean().item()
-    assert result.routing == [pytest.approx([1 - share, share, 0.0])]
+    assert [metrics[f"routing/{j}"] for j in (1, 2, 3)] == pytest.approx([1 - share, share, 0.0])
 
 
 def test_teachers_and_masks_do_not_move() -> None:
     world = World()
     assert world.specialists is not None
-    models = [world.specialists.teacher, world.specialists.auxiliary, *world.specialists.masks]
-    before = [snapshot(model) for model in models]
-    world.distil(val=VAL)
-    for model, weights in zip(models, before, strict=True):
-        assert all(torch.equal(tensor, weights[name]) for name, tensor in snapshot(model).items())
+    before = [snapshot(model) for model in world.specialists.modules()]
+    world.train()
+    for model, weights in zip(world.specialists.modules(), before, strict=True):
+        assert same(snapshot(model), weights)
         assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_gate_stands_still_without_load_balance_and_learns_when_weighted() -> None:
-    still, moved = (
-        World(config=MSTDistillConfig(teacher_layers="fusion", auxiliary_layers="fc1", gate_grad=how, w_lb=0.0))
-        for how in ("none", "weighted")
-    )
-    for world, moves in ((still, False), (moved, True)):
-        before = snapshot(world.gate)
-        world.distil()
-        same = all(torch.equal(tensor, before[name]) for name, tensor in snapshot(world.gate).items())
-        assert same is not moves
+@pytest.mark.parametrize(("how", "moves"), [("none", False), ("weighted", True)])
+def test_the_gate_stands_still_without_load_balance_and_learns_when_weighted(how: str, moves: bool) -> None:
+    world = World(gate_grad=how, w_lb=0.0)
+    before = snapshot(world.gate)
+    world.train()
+    assert same(snapshot(world.gate), before) is not moves
 
 
 @pytest.mark.parametrize("detach", [False, True])
 def test_the_load_balance_reaches_the_student_unless_detached(detach: bool) -> None:
-    config = MSTDistillConfig(teacher_layers="fusion", auxiliary_layers="fc1", w_task=0.0, w_kl=0.0, detach_gate=detach)
-    world = World(config=config)
+    world = World(w_task=0.0, w_kl=0.0, detach_gate=detach)
     before = snapshot(world.student)
-    world.distil()
-    same = all(torch.equal(tensor, before[name]) for name, tensor in snapshot(world.student).items())
-    assert same is detach
+    world.train()
+    assert same(snapshot(world.student), before) is detach
 
 
 @pytest.mark.parametrize("hooks", ["single", "cumulative"])
 @pytest.mark.parametrize("routing", ["top_k", "soft"])
 def test_remembered_teachers_say_what_asked_ones_say(hooks: str, routing: str) -> None:
     weights = []
-    for cache in (True, False):
+    for remember in (True, False):
         torch.manual_seed(0)
-        config = MSTDistillConfig(
-            teacher_layers="fusion,fc1",
-            auxiliary_layers="fc1",
-            hooks=hooks,
-            routing=routing,
-            gate_grad="weighted",
-            k=2,
-            cache_teachers=cache,
-        )
-        world = World(outputs=3, config=config)
-        result = world.distil(val=VAL)
-        assert all(sum(shares) == pytest.approx(1.0) for shares in result.routing)
-        weights.append(result.weights)
+        layers = {"teacher_layers": "fusion,fc1", "auxiliary_layers": "fc1", "hooks": hooks, "routing": routing}
+        world = World(outputs=4, gate_grad="weighted", k=2, **layers)
+        metrics = world.train(remember=remember, batch=20).metrics()
+        assert sum(metrics[f"routing/{j}"] for j in range(1, 5)) == pytest.approx(1.0)
+        weights.append(snapshot(world.student))
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_the_student_of_the_best_epoch_is_kept() -> None:
-    world = World()
-    result = world.distil(val=VAL, epochs=12, optimizer=world.optimizer(lr=0.2))
-    assert len(result.val_losses) == 12
-    assert min(result.val_losses) < result.val_losses[-1]  # so large a step overshoots
-    assert validation_loss(world.student, VAL, batch=7) == pytest.approx(result.val_losses[-1], rel=1e-5)
-    world.student.load_state_dict(result.weights)
-    assert validation_loss(world.student, VAL, batch=7) == pytest.approx(min(result.val_losses), rel=1e-5)
+def test_drawn_teachers_are_drawn_evenly_whatever_the_gate_says() -> None:
+    world = World(routing="random")
+    with torch.no_grad():
+        world.gate.fc2.bias.copy_(torch.tensor([50.0, 0.0, 0.0]))
+    metrics = world.train(epochs=10).metrics()
+    assert metrics["routing/1"] == pytest.approx(0.5, abs=0.1)
+    assert metrics["lb_loss"] > 0.1  # the gate is still asked to balance
 
 
-@pytest.mark.parametrize("val", [None, NO_SAMPLES])
-def test_without_validation_samples_the_last_student_is_kept(val: Paired | None) -> None:
-    world = World()
-    result = world.distil(val=val)
-    assert result.val_losses == []
-    assert all(torch.equal(tensor, result.weights[name]) for name, tensor in snapshot(world.student).items())
-
-
-def test_a_loss_that_is_not_a_number_is_never_the_best() -> None:
-    world = World()
-    broken = Paired(torch.full_like(VAL.a, math.nan), VAL.b, VAL.y)
-    before = snapshot(world.student)
-    result = world.distil(val=broken)
-    assert all(math.isnan(loss) for loss in result.val_losses)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in result.weights.items())
-
-
-def test_no_epochs_change_nothing() -> None:
-    world = World()
-    before = snapshot(world.student)
-    result = world.distil(val=VAL, epochs=0)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in result.weights.items())
-
-
-def test_weights_go_on_decaying_where_an_earlier_call_ended() -> None:
-    config = MSTDistillConfig(teacher_layers="fusion", auxiliary_layers="fc1", kl_every=2, lb_every=3)
-    runs = []
+def test_the_weights_decay_by_the_epoch_over_all_rounds() -> None:
+    weights = []
     for cuts in ([4], [1, 3]):
         torch.manual_seed(0)
-        world = World(config=config)
-        optimizer, done, orders = (
-            world.optimizer(),
-            0,
-            {name: stream(0, name) for name in ("private-order", "proxy-order")},
-        )
+        world, done, rng = World(kl_every=2, lb_every=3), 0, stream(0, "order")
         for epochs in cuts:
-            world.distil(epochs=epochs, first_epoch=done, optimizer=optimizer, rng=orders.__getitem__)
-            done += epochs
-        runs.append(snapshot(world.student))
-    assert all(torch.equal(runs[0][name], tensor) for name, tensor in runs[1].items())
+            losses = world.losses(done=done)
+            for _ in range(epochs):
+                for index in epoch(rng, 60, 20):
+                    step(world.optimizer, losses.on_private(index))
+            done = losses.done
+        assert (done, losses.epoch) == (12, 3)
+        weights.append(snapshot(world.student))
+    assert same(*weights)
+
+
+def test_validation_loss_is_the_mean_over_samples() -> None:
+    student = UnimodalNet(8, num_outputs=CLASSES, hidden=(6,))
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(student(A), Y).item()
+    assert validation_loss(student, TRAIN, batch=7) == pytest.approx(expected, rel=1e-5)
+    assert student.training
 
 
 # The gate as a router
@@ -251,12 +241,16 @@ def test_a_weighted_gate_sends_samples_to_the_teacher_that_knows_their_class(
     b = torch.from_numpy(5 * np.eye(classes)[named]).float().flatten(1)
     plugs = tuple(Plug("words", Only(number, classes)) for number in range(4))
     mixture = Specialists(Reader(classes), Reader(classes), plugs[:2], plugs[2:])
-    student, gate = UnimodalNet(classes, num_outputs=classes, hidden=()), GateNet(classes, 4)
+    student, gate = UnimodalNet(classes, num_outputs=classes, hidden=()), GateNet(classes, 5)
     optimizer = optim.Adam([*student.parameters(), *gate.parameters()], 1e-2)
+    data = given(a, b, torch.from_numpy(y))
     config = MSTDistillConfig(gate_grad=gate_grad, k=k)
-    data = Paired(a, b, torch.from_numpy(y))
-    distil(student, gate, mixture, data, None, optimizer, config=config, epochs=20, batch=50, rng=streams())
-    picks = gate(student(a)).argmax(1).numpy()
+    losses = Distillation(student, gate, mixture, config=config, train=data, per_epoch=8)
+    order = stream(0, "private-order")
+    for _ in range(20):
+        for index in epoch(order, size, 50):
+            step(optimizer, losses.on_private(index))
+    picks = gate(student(a))[:, :4].argmax(1).numpy()
     shares = [float((picks[knows == number] == number).mean()) for number in range(4)]
     assert (min(shares) > 0.6) is routes, shares
 
@@ -264,75 +258,32 @@ def test_a_weighted_gate_sends_samples_to_the_teacher_that_knows_their_class(
 # The aggregate as one more teacher
 
 
-def test_on_proxy_items_of_one_modality_the_aggregate_alone_teaches() -> None:
-    world = World(outputs=3)
-    before = softened_kl(world.student(PROXY.a), PROXY.z_bar).item()
-    result = world.distil(NO_SAMPLES, proxy=PROXY, proxy_batch=10, epochs=30)
-    assert softened_kl(world.student(PROXY.a), PROXY.z_bar).item() < 0.5 * before
-    assert result.routing == [[0.0, 0.0, 1.0]] * 30
-    assert set(result.metrics[-1]) == {"proxy_kl_loss", "proxy_lb_loss"}
-    assert result.metrics[-1]["proxy_lb_loss"] == pytest.approx(0.0, abs=1e-7)
+def test_on_proxy_samples_of_one_modality_the_aggregate_alone_teaches() -> None:
+    world = World()
+    before = softened_kl(world.student(A), WORDS, temperature=4.0).item()
+    metrics = world.hear(90, None).metrics()
+    assert softened_kl(world.student(A), WORDS, temperature=4.0).item() < 0.5 * before
+    assert [metrics[f"routing/{j}"] for j in (1, 2, 3)] == [0.0, 0.0, 1.0]
+    assert metrics["proxy_lb_loss"] == pytest.approx(0.0, abs=1e-7)
+    assert "task_loss" not in metrics
 
 
-def test_on_paired_proxy_items_the_gate_chooses_among_all() -> None:
-    world = World(outputs=3)
-    paired = ProxyItems(PROXY.a, noise(40, 6, seed=5), PROXY.z_bar)
+def test_on_paired_proxy_samples_the_gate_chooses_among_all() -> None:
+    world = World(lr=1e-6)
+    assert [world.hear(1, B).metrics()[f"routing/{j}"] == 1.0 for j in (1, 2, 3)] != [False, False, True]
     with torch.no_grad():
         world.gate.fc2.bias.copy_(torch.tensor([0.0, 0.0, 50.0]))
-    result = world.distil(proxy=paired, proxy_batch=10, epochs=1, optimizer=world.optimizer(lr=1e-6))
-    # Three private batches of 20, where the aggregate is absent, and three proxy batches of 10, where it is wanted.
-    assert result.routing[0][2] == pytest.approx(30 / 90)
-    assert set(result.metrics[0]) == {"task_loss", "kl_loss", "lb_loss", "proxy_kl_loss", "proxy_lb_loss"}
-
-
-def test_proxy_items_do_not_move_the_order_of_private_batches() -> None:
-    plain, taught = World(outputs=3), World(outputs=3)
-    taught.student.load_state_dict(snapshot(plain.student))
-    found = []
-    for world, proxy in ((plain, None), (taught, PROXY)):
-        still = world.optimizer(lr=0.0)
-        found.append(world.distil(proxy=proxy, epochs=2, batch=7, optimizer=still).metrics[1]["task_loss"])
-    assert found[0] == found[1]
+    assert world.hear(1, B).metrics()["routing/3"] == 1.0
 
 
 def test_a_client_of_one_modality_learns_from_labels_and_the_aggregate() -> None:
-    world = World(outputs=1)
-    world.specialists = None
-    one = Paired(TRAIN.a, None, TRAIN.y)
-    result = world.distil(one, VAL, proxy=PROXY, epochs=5)
-    assert set(result.metrics[-1]) == {"task_loss", "proxy_kl_loss", "proxy_lb_loss"}
-    assert result.val_losses[-1] < result.val_losses[0]
-    assert set(world.distil(one).metrics[-1]) == {"task_loss"}
+    world = World(outputs=1, one_modality=True)
+    assert set(world.train(epochs=1).metrics()) == {"task_loss"}
+    assert set(world.hear(1, None).metrics()) == {"proxy_kl_loss", "proxy_lb_loss", "routing/1"}
 
 
 def test_a_gate_of_the_wrong_width_is_refused() -> None:
     with pytest.raises(ConfigError, match="the gate has 1 outputs for 2 teachers"):
-        World(outputs=1).distil()
+        World(outputs=1).train()
     with pytest.raises(ConfigError, match="the gate has 0 outputs for 1 teachers"):
-        World(outputs=2).distil(proxy=PROXY)
-
-
-def test_dense_outputs_are_distilled_per_image() -> None:
-    images = noise(8, 1, 6, 5)
-    data = Paired(images, images.flip(-1), (images[:, 0] > 0).long())
-
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.head = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 2, 1)
-
-        def forward(self, a: Tensor, b: Tensor) -> Tensor:
-            return self.head(self.body(torch.cat([a, b], dim=1)).relu())
-
-    def single() -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 2, 1))
-
-    nets = Networks(Both(), single(), single())
-    config = MSTDistillConfig(teacher_layers="body", auxiliary_layers="0", gate_grad="weighted")
-    mixture = build_specialists(nets, config, data.a[:2], images[:2])
-    gate = GateNetDense(2, 2)
-    optimizer = optim.Adam([*nets.student.parameters(), *gate.parameters()], 1e-2)
-    result = distil(
-        nets.student, gate, mixture, data, data, optimizer, config=config, epochs=20, batch=4, rng=streams()
-    )
-    assert result.val_losses[-1] < 0.9 * result.val_losses[0]
+        World(outputs=2).hear(1, None)

@@ -10,7 +10,6 @@ from fedkd.methods.mst_distill.networks import (
     MaskNet1d,
     MaskNet2d,
     MaskNetTokens,
-    OneOutput,
     PairedTeacher,
     UnimodalNet,
 )
@@ -175,14 +174,25 @@ def test_looking_at_shapes_changes_nothing(teacher: PairedTeacher) -> None:
     assert hooks_of(net) == 0
 
 
+class Pooled(nn.Module):
+    """The pooled output of a bare encoder of transformers alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).pooler_output
+
+
 def test_masks_reach_into_transformers() -> None:
     transformers = pytest.importorskip("transformers", reason="models of transformers are not a dependency")
     size = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = {**size, "image_size": 8, "patch_size": 4}
     words = {**size, "vocab_size": 20, "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1}
-    clip = OneOutput(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**vision)), "pooler_output")
-    text = OneOutput(transformers.CLIPTextModel(transformers.CLIPTextConfig(**words)), "pooler_output")
-    vit = OneOutput(transformers.ViTModel(transformers.ViTConfig(**vision)), "pooler_output")
+    clip = Pooled(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**vision)))
+    text = Pooled(transformers.CLIPTextModel(transformers.CLIPTextConfig(**words)))
+    vit = Pooled(transformers.ViTModel(transformers.ViTConfig(**vision)))
     image, tokens = noise(3, 3, 8, 8), torch.tensor([[0, 5, 6, 1], [0, 7, 1, 1], [0, 9, 8, 1]])
     both = PairedTeacher(clip, text, 24, num_outputs=4, hidden=(6,)).eval()
     one = UnimodalNet(12, num_outputs=4, hidden=(6,), encoder=vit).eval()

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +17,15 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def fresh(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    return build()
+
+
 A, B = noise(5, 8), noise(5, 6, seed=1)
+
+
+def mixed(nets: Networks, **options: Any) -> Specialists:
+    return build_specialists(nets, MSTDistillConfig(**options), A, B, make=fresh)
 
 
 def networks() -> Networks:
@@ -24,7 +35,7 @@ def networks() -> Networks:
 
 def test_masks_fit_the_layers_that_the_configuration_names() -> None:
     config = MSTDistillConfig(teacher_layers="fusion,fc1", auxiliary_layers="fc1", heads=3, hidden_factor=2)
-    mixture = build_specialists(networks(), config, A, B)
+    mixture = build_specialists(networks(), config, A, B, make=fresh)
     assert len(mixture) == 3
     assert [mask.features for mask in mixture.masks] == [12, 6, 9]
     assert [mask.hidden for mask in mixture.masks] == [6, 3, 3]
@@ -33,7 +44,7 @@ def test_masks_fit_the_layers_that_the_configuration_names() -> None:
 
 def test_teachers_come_in_order_first_of_t_then_of_a() -> None:
     nets = networks()
-    mixture = build_specialists(nets, MSTDistillConfig(teacher_layers="fusion", auxiliary_layers="fc1"), A, B)
+    mixture = mixed(nets, teacher_layers="fusion", auxiliary_layers="fc1")
     first, second = mixture.logits(A, B)
     with plugged(nets.teacher, mixture.teacher_plugs):
         assert torch.equal(first, nets.teacher(A, B))
@@ -44,7 +55,7 @@ def test_teachers_come_in_order_first_of_t_then_of_a() -> None:
 def test_alone_means_alone() -> None:
     nets = networks()
     config = MSTDistillConfig(teacher_layers="fusion,fc1", auxiliary_layers="fc1", hooks="cumulative")
-    mixture = build_specialists(nets, config, A, B)
+    mixture = build_specialists(nets, config, A, B, make=fresh)
     together = mixture.logits(A, B)
     assert torch.equal(mixture.alone(0, A, B), together[0])
     assert not torch.allclose(mixture.alone(1, A, B), together[1])
@@ -55,9 +66,9 @@ def test_alone_means_alone() -> None:
 
 def test_a_layer_too_narrow_or_unknown_is_refused() -> None:
     with pytest.raises(ConfigError, match="6 features is too narrow"):
-        build_specialists(networks(), MSTDistillConfig(teacher_layers="fc1", auxiliary_layers="fc1", heads=4), A, B)
+        mixed(networks(), teacher_layers="fc1", auxiliary_layers="fc1", heads=4)
     with pytest.raises(ConfigError, match=r"UnimodalNet has no layer 'fusion'"):
-        build_specialists(networks(), MSTDistillConfig(teacher_layers="fc1", auxiliary_layers="fusion"), A, B)
+        mixed(networks(), teacher_layers="fc1", auxiliary_layers="fusion")
 
 
 def test_frozen_modules_thaw_as_they_were() -> None:
@@ -79,8 +90,17 @@ def test_frozen_modules_thaw_as_they_were() -> None:
 
 def test_a_frozen_network_passes_the_gradient_to_a_mask_inside_it() -> None:
     nets = networks()
-    mixture = build_specialists(nets, MSTDistillConfig(teacher_layers="fusion", auxiliary_layers="fc1"), A, B)
+    mixture = mixed(nets, teacher_layers="fusion", auxiliary_layers="fc1")
     with frozen(nets.teacher, nets.auxiliary):
         mixture.logits(A, B).sum().backward()
     assert all(parameter.grad is None for parameter in nets.teacher.parameters())
     assert all(parameter.grad is not None for mask in mixture.masks for parameter in mask.parameters())
+
+
+def test_without_masks_each_layer_names_a_teacher_that_is_as_it_was() -> None:
+    nets = networks()
+    mixture = mixed(nets, teacher_layers="fusion,fc1", auxiliary_layers="fc1", masks=False)
+    first, second, third = mixture.logits(A, B)
+    assert torch.equal(first, nets.teacher(A, B))
+    assert torch.equal(second, first)
+    assert torch.equal(third, nets.auxiliary(B))

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from fedkd.errors import ConfigError
 from fedkd.methods.mst_distill.networks import (
     GateNet,
-    GateNetDense,
     MaskNet1d,
     MaskNet2d,
     MaskNetTokens,
@@ -118,12 +117,6 @@ def test_layers_that_no_mask_fits_are_refused() -> None:
 def test_the_gate_is_linear() -> None:
     gate, x = GateNet(10, 4), noise(3, 10)
     torch.testing.assert_close(gate(3 * x) - gate(0 * x), 3 * (gate(x) - gate(0 * x)))
-
-
-def test_the_dense_gate_chooses_per_image() -> None:
-    gate = GateNetDense(5, 4)
-    assert size_of(gate) == (5 * 10 + 10) + (10 * 9 + 10) + (10 * 4 + 4)
-    assert gate(noise(3, 5, 8, 6)).shape == (3, 4)
 
 
 def test_two_encoders_are_joined_before_the_head() -> None:

@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from fedkd.errors import ConfigError
 from fedkd.functional.mst_distill import cotraining_loss, softened_kl
 from fedkd.methods.mst_distill.config import MSTDistillConfig
 from fedkd.methods.mst_distill.hooks import Plug, plugged
-from fedkd.methods.mst_distill.loops import epoch
-from fedkd.methods.mst_distill.mixture import Networks, Paired, Specialists, build_specialists
+from fedkd.methods.mst_distill.loops import epoch, other
+from fedkd.methods.mst_distill.mixture import Networks, Pairs, Specialists, build_specialists
 from fedkd.methods.mst_distill.networks import MaskNet2d, PairedTeacher, UnimodalNet
 from fedkd.methods.mst_distill.stages import cotrain, mask_divergences, train_masks
 from fedkd.models.pool import snapshot
 from fedkd.streams import stream
+from fedkd.tasks.batches import PairBatch, needed
+from fedkd.types import Ids
 
 CLASSES = 3
 CONFIG = MSTDistillConfig(teacher_layers="fusion,fc1", auxiliary_layers="fc1,fc2")
@@ -32,13 +35,23 @@ def streams(seed: int = 0) -> Callable[[str], np.random.Generator]:
     return lambda name: stream(seed, name)
 
 
-def pairs(size: int, *, seed: int) -> Paired:
+def given(a: Tensor, b: Tensor | None, y: Tensor) -> Pairs:
+    """Samples from their tensors."""
+
+    def at(index: Ids) -> PairBatch:
+        where = torch.from_numpy(index)
+        return PairBatch(a[where], None if b is None else b[where], y[where])
+
+    return Pairs(at, len(a))
+
+
+def pairs(size: int, *, seed: int) -> Pairs:
     """Three classes; both modalities show them, `a` with more noise."""
     rng = np.random.default_rng(seed)
     y = np.arange(size) % CLASSES
     centres = np.random.default_rng(99).normal(size=(CLASSES, 14))
     x = (centres[y] + rng.normal(size=(size, 14)) * np.r_[np.full(8, 1.2), np.full(6, 0.4)]).astype(np.float32)
-    return Paired(torch.from_numpy(x[:, :8]), torch.from_numpy(x[:, 8:]), torch.from_numpy(y))
+    return given(torch.from_numpy(x[:, :8]), torch.from_numpy(x[:, 8:]), torch.from_numpy(y))
 
 
 def networks() -> Networks:
@@ -56,17 +69,24 @@ def adam(*models: nn.Module, lr: float = 1e-2) -> optim.Optimizer:
 
 def cotrained() -> Networks:
     nets = networks()
-    cotrain(nets, TRAIN, adam(*nets.modules()), epochs=10, batch=20, rng=streams())
+    cotrain(nets, TRAIN, adam(*nets.modules()), epochs=10, batch=20, rng=streams(), temperature=4.0)
     return nets
 
 
 def masked(nets: Networks, config: MSTDistillConfig = CONFIG) -> Specialists:
-    assert TRAIN.b is not None
-    return build_specialists(nets, config, TRAIN.a[:2], TRAIN.b[:2])
+    few = TRAIN.at(np.arange(2))
+    assert few.b is not None
+    return build_specialists(nets, config, few.a, few.b, make=lambda name, build: build())
 
 
 def optimizers(specialists: Specialists, lr: float = 1e-2) -> list[optim.Optimizer]:
     return [adam(mask, lr=lr) for mask in specialists.masks]
+
+
+def fit_masks(nets: Networks, specialists: Specialists, *data: Any, epochs: int) -> list[list[float]]:
+    """`data`: training samples, validation samples, optimisers."""
+    how: dict[str, Any] = {"batch": 20, "rng": streams(), "temperature": 4.0}
+    return train_masks(nets.student, specialists, *data, epochs=epochs, **how)
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
@@ -78,12 +98,12 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 def test_cotraining_lowers_its_loss_and_teaches_all_three() -> None:
     nets = networks()
-    losses = cotrain(nets, TRAIN, adam(*nets.modules()), epochs=15, batch=20, rng=streams())
+    losses = cotrain(nets, TRAIN, adam(*nets.modules()), epochs=15, batch=20, rng=streams(), temperature=4.0)
     assert len(losses) == 15
     assert losses[-1] < 0.7 * losses[0]
-    assert VAL.b is not None
-    for logits in nets.logits(VAL.a, VAL.b):
-        assert (logits.argmax(1) == VAL.y).float().mean() > 0.6
+    seen = VAL.at(np.arange(30))
+    for logits in nets.logits(seen.a, other(seen)):
+        assert (logits.argmax(1) == seen.y).float().mean() > 0.6
 
 
 def test_one_step_of_cotraining_is_the_gradient_of_its_loss() -> None:
@@ -96,10 +116,10 @@ def test_one_step_of_cotraining_is_the_gradient_of_its_loss() -> None:
         epochs=1,
         batch=60,
         rng=streams(),
+        temperature=4.0,
     )
-    index = torch.from_numpy(next(epoch(streams()("cotrain-order"), 60, 60)))
-    assert TRAIN.b is not None
-    loss = cotraining_loss(reference.logits(TRAIN.a[index], TRAIN.b[index]), TRAIN.y[index])
+    some = TRAIN.at(next(epoch(streams()("cotrain-order"), 60, 60)))
+    loss = cotraining_loss(reference.logits(some.a, other(some)), needed(some.y), temperature=4.0)
     loss.backward()
     for stepped, model in zip(nets.modules(), reference.modules(), strict=True):
         for found, parameter in zip(stepped.parameters(), model.parameters(), strict=True):
@@ -108,9 +128,10 @@ def test_one_step_of_cotraining_is_the_gradient_of_its_loss() -> None:
 
 
 def test_one_modality_cannot_be_cotrained() -> None:
-    nets = networks()
+    nets, seen = networks(), TRAIN.at(np.arange(60))
+    one = given(seen.a, None, needed(seen.y))
     with pytest.raises(ConfigError, match="needs both modalities"):
-        cotrain(nets, Paired(TRAIN.a, None, TRAIN.y), adam(*nets.modules()), epochs=1, batch=20, rng=streams())
+        cotrain(nets, one, adam(*nets.modules()), epochs=1, batch=20, rng=streams(), temperature=4.0)
 
 
 # Stage 2
@@ -119,9 +140,19 @@ def test_one_modality_cannot_be_cotrained() -> None:
 def test_every_mask_draws_its_teacher_a_tenth_nearer_to_the_student() -> None:
     nets = cotrained()
     specialists = masked(nets)
-    before = mask_divergences(nets.student, specialists, VAL, batch=20)
-    train_masks(nets.student, specialists, TRAIN, VAL, optimizers(specialists), epochs=10, batch=20, rng=streams())
-    after = mask_divergences(nets.student, specialists, VAL, batch=20)
+    before = mask_divergences(nets.student, specialists, VAL, batch=20, temperature=4.0)
+    train_masks(
+        nets.student,
+        specialists,
+        TRAIN,
+        VAL,
+        optimizers(specialists),
+        epochs=10,
+        batch=20,
+        rng=streams(),
+        temperature=4.0,
+    )
+    after = mask_divergences(nets.student, specialists, VAL, batch=20, temperature=4.0)
     assert all(late < 0.9 * early for early, late in zip(before, after, strict=True)), (before, after)
 
 
@@ -133,7 +164,17 @@ def test_mask_training_leaves_the_networks_bit_for_bit() -> None:
     for model in nets.modules():
         model.zero_grad()
     masks = [snapshot(mask) for mask in specialists.masks]
-    train_masks(nets.student, specialists, TRAIN, VAL, optimizers(specialists), epochs=2, batch=20, rng=streams())
+    train_masks(
+        nets.student,
+        specialists,
+        TRAIN,
+        VAL,
+        optimizers(specialists),
+        epochs=2,
+        batch=20,
+        rng=streams(),
+        temperature=4.0,
+    )
     for model, weights in zip(nets.modules(), before, strict=True):
         assert same(snapshot(model), weights)
         assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
@@ -145,9 +186,11 @@ def test_each_mask_is_trained_as_if_alone() -> None:
     nets = cotrained()
     together = masked(nets, MSTDistillConfig(teacher_layers="fusion,fc1", auxiliary_layers="fc1", hooks="cumulative"))
     masks = copy.deepcopy(together.masks)
-    train_masks(nets.student, together, TRAIN, None, optimizers(together), epochs=2, batch=20, rng=streams())
+    train_masks(
+        nets.student, together, TRAIN, None, optimizers(together), epochs=2, batch=20, rng=streams(), temperature=4.0
+    )
     apart = Specialists(nets.teacher, nets.auxiliary, (Plug("fc1", masks[1]),), (Plug("fc1", masks[2]),))
-    train_masks(nets.student, apart, TRAIN, None, optimizers(apart), epochs=2, batch=20, rng=streams())
+    fit_masks(nets, apart, TRAIN, None, optimizers(apart), epochs=2)
     assert same(snapshot(together.masks[1]), snapshot(masks[1]))
     assert same(snapshot(together.masks[2]), snapshot(masks[2]))
 
@@ -159,8 +202,10 @@ def test_the_masks_of_the_best_epoch_are_kept() -> None:
         torch.manual_seed(5)
         specialists = masked(nets)
         steps = optimizers(specialists, lr=0.3)  # so large that epochs get worse again
-        history = train_masks(nets.student, specialists, TRAIN, VAL, steps, epochs=epochs, batch=20, rng=streams())
-        runs.append((history, mask_divergences(nets.student, specialists, VAL, batch=30)))
+        history = train_masks(
+            nets.student, specialists, TRAIN, VAL, steps, epochs=epochs, batch=20, rng=streams(), temperature=4.0
+        )
+        runs.append((history, mask_divergences(nets.student, specialists, VAL, batch=30, temperature=4.0)))
     history = runs[-1][0]
     sums = [sum(of_epoch) for of_epoch in history]
     assert len(sums) == 6
@@ -172,11 +217,16 @@ def test_the_masks_of_the_best_epoch_are_kept() -> None:
 def test_without_validation_samples_the_last_masks_stay() -> None:
     nets = cotrained()
     kept = []
-    for val in (None, TRAIN.at(np.zeros(0, np.int64))):
+    for val in (None, given(torch.zeros(0, 8), torch.zeros(0, 6), torch.zeros(0, dtype=torch.long))):
         torch.manual_seed(5)
         specialists = masked(nets)
         steps = optimizers(specialists)
-        assert train_masks(nets.student, specialists, TRAIN, val, steps, epochs=2, batch=20, rng=streams()) == []
+        assert (
+            train_masks(
+                nets.student, specialists, TRAIN, val, steps, epochs=2, batch=20, rng=streams(), temperature=4.0
+            )
+            == []
+        )
         kept.append([snapshot(mask) for mask in specialists.masks])
         assert not any(mask.training for mask in specialists.masks)
     assert all(same(left, right) for left, right in zip(*kept, strict=True))
@@ -185,12 +235,12 @@ def test_without_validation_samples_the_last_masks_stay() -> None:
 def test_divergences_by_the_definition() -> None:
     nets = cotrained()
     specialists = masked(nets)
-    found = mask_divergences(nets.student, specialists, VAL, batch=7)
-    assert VAL.b is not None
+    found = mask_divergences(nets.student, specialists, VAL, batch=7, temperature=4.0)
+    seen = VAL.at(np.arange(30))
     with torch.no_grad():
         for plug, expected in zip(specialists.teacher_plugs, found[:2], strict=True):
             with plugged(nets.teacher, [plug]):
-                kl = softened_kl(nets.teacher(VAL.a, VAL.b), nets.student(VAL.a))
+                kl = softened_kl(nets.teacher(seen.a, seen.b), nets.student(seen.a), temperature=4.0)
             assert kl.item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -199,17 +249,27 @@ def test_masks_of_maps_are_trained_and_their_batch_norm_moves() -> None:
         return nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     images = torch.randn(24, 1, 6, 6, generator=torch.Generator().manual_seed(3))
-    data = Paired(images, images.flip(-1), torch.arange(24) % CLASSES)
+    data = given(images, images.flip(-1), torch.arange(24) % CLASSES)
     nets = Networks(
         PairedTeacher(convolutional(), convolutional(), 12, num_outputs=CLASSES, hidden=(6,)),
         UnimodalNet(6, num_outputs=CLASSES, hidden=(6,), encoder=convolutional()),
         UnimodalNet(6, num_outputs=CLASSES, hidden=(6,), encoder=convolutional()),
     )
     config = MSTDistillConfig(teacher_layers="encoder_b.0,fusion", auxiliary_layers="encoder.0")
-    specialists = build_specialists(nets, config, data.a[:2], data.a[:2])
+    specialists = build_specialists(nets, config, images[:2], images[:2], make=lambda name, build: build())
     assert [type(mask) is MaskNet2d for mask in specialists.masks] == [True, False, True]
     before = snapshot(specialists.masks[0])
-    train_masks(nets.student, specialists, data, data, optimizers(specialists), epochs=2, batch=8, rng=streams())
+    train_masks(
+        nets.student,
+        specialists,
+        data,
+        data,
+        optimizers(specialists),
+        epochs=2,
+        batch=8,
+        rng=streams(),
+        temperature=4.0,
+    )
     after = snapshot(specialists.masks[0])
     assert not torch.equal(after["reduce.2.running_mean"], before["reduce.2.running_mean"])
     assert not specialists.masks[0].training

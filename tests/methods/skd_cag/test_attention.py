@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from fedkd.errors import ConfigError
 from fedkd.functional.skd_cag import min_max, summed_maps
-from fedkd.methods.skd_cag.attention import AttentionTap, CrossAttention, word_layers
-from fedkd.methods.skd_cag.networks import frozen_copy, predict_noise
-from tests.methods.skd_cag.scenes import tiny_denoiser, tiny_unet
+from fedkd.methods.skd_cag.attention import AttentionTap, word_layers
+from fedkd.methods.skd_cag.sampling import predict_noise
+from fedkd.models.tiny_diffusion import CrossAttention
+from tests.methods.skd_cag.scenes import frozen_copy, tiny_denoiser, tiny_unet
 
 GRIDS = {tiny_denoiser: [(4, 4), (4, 4)], tiny_unet: [(8, 8), (4, 4), (8, 8), (8, 8)]}
 NETWORKS = [tiny_denoiser, tiny_unet]
@@ -16,10 +17,10 @@ Build = Callable[[], nn.Module]
 
 
 def inputs(*, side: tuple[int, int] = (8, 8), seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, timesteps and text (3, 6, 32)."""
+    """Images, timesteps and token ids (3, 6)."""
     generator = torch.Generator().manual_seed(seed)
-    x, text = torch.randn(3, 1, *side, generator=generator), torch.randn(3, 6, 32, generator=generator)
-    return x, torch.tensor([1, 50, 99]), text
+    x, ids = torch.randn(3, 1, *side, generator=generator), torch.randint(16, (3, 6), generator=generator)
+    return x, torch.tensor([1, 50, 99]), ids
 
 
 @pytest.mark.parametrize("build", NETWORKS)
@@ -135,7 +136,7 @@ def test_gradient_checkpointing_leaves_maps_and_gradients_as_they_are() -> None:
     for checkpoints in (False, True):
         network = tiny_unet().train()
         if checkpoints:
-            network.enable_gradient_checkpointing()
+            network.get_submodule("denoiser").enable_gradient_checkpointing()
         tap = AttentionTap(network)
         with tap.recording() as recorded:
             noise = predict_noise(network, *inputs())
@@ -168,7 +169,7 @@ def test_an_attention_that_cannot_be_replaced_is_refused() -> None:
     from diffusers.models.attention_processor import SlicedAttnProcessor
 
     network = tiny_unet()
-    network.set_attn_processor(SlicedAttnProcessor(1))
+    network.get_submodule("denoiser").set_attn_processor(SlicedAttnProcessor(1))
     with pytest.raises(ConfigError, match="SlicedAttnProcessor"):
         AttentionTap(network)
 

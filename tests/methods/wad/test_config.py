@@ -8,8 +8,8 @@ from fedkd.methods.wad.config import WADConfig
 
 def test_the_defaults_are_those_of_the_paper() -> None:
     config = WADConfig()
-    assert (config.temperature, config.alpha, config.split, config.steps, config.views) == (0.5, 0.1, 5, 1500, 1)
-    assert (config.labelled_batch, config.unlabelled_batch, config.student_lr) == (32, 32, 5e-4)
+    assert (config.temperature, config.alpha, config.split, config.views) == (0.5, 0.1, 5, 1)
+    assert (config.weighting, config.unlabelled_weight) == ("margin", 1.0)
     assert (config.teacher_lr, config.teacher_momentum, config.teacher_weight_decay) == (0.1, 0.9, 1e-6)
     assert (config.teacher_batch, config.teacher_epochs, config.projection) == (32, 700, 128)
     assert (config.teacher_warmup_epochs, config.teacher_warmup_factor) == (10, 10.0)
@@ -35,10 +35,8 @@ def test_the_defaults_are_those_of_the_paper() -> None:
         ("alpha", 1.1),
         ("alpha", -0.1),
         ("alpha", float("nan")),
-        ("steps", -1),
-        ("labelled_batch", 0),
-        ("unlabelled_batch", 0),
-        ("student_lr", 0.0),
+        ("weighting", "nearest"),
+        ("unlabelled_weight", -0.5),
         ("kd_weight", -1.0),
     ],
 )

@@ -6,8 +6,19 @@ import pytest
 import torch
 from torch import nn
 
+from fedkd.functional.losses import kl_rows
 from fedkd.functional.wad import margin_weights, student_loss, weighted_divergence
-from fedkd.methods.wad.stages import Guidance, Labelled, Peers, knowledge, predict, promote, train_student
+from fedkd.methods.local_training import step
+from fedkd.methods.wad.stages import (
+    Guidance,
+    Labelled,
+    Peers,
+    knowledge_of,
+    peer_loss,
+    predict,
+    promote,
+    student_losses,
+)
 from fedkd.methods.wad.views import WeakView
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -37,23 +48,29 @@ def trained(
     view: WeakView | None = None,
     peers: Peers | None = None,
     images: torch.Tensor = IMAGES,
-) -> tuple[nn.Module, dict[str, float]]:
+    unlabelled_weight: float = 1.0,
+) -> tuple[nn.Module, float]:
     student = copy.deepcopy(student)
-    metrics = train_student(
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.5)
+    losses = student_losses(
         student,
-        torch.optim.SGD(student.parameters(), lr=0.5),
         images,
         labelled,
         guidance,
-        steps=steps,
         labelled_batch=batch,
         unlabelled_batch=batch,
         rng=np.random.default_rng(seed),
         view=view,
         peers=peers,
+        unlabelled_weight=unlabelled_weight,
         kd_weight=2.0,
     )
-    return student, metrics
+    loss = 0.0
+    for _ in range(steps):
+        each = next(losses)
+        step(optimizer, each)
+        loss = each.item()
+    return student, loss
 
 
 def weights_of(module: nn.Module) -> list[float]:
@@ -66,7 +83,7 @@ def weights_of(module: nn.Module) -> list[float]:
 def test_knowledge_by_hand() -> None:
     projections = torch.tensor([[2.0, 0.0], [0.0, -1.0]])
     labelled = torch.tensor([[5.0, 0.0], [0.0, 0.1], [3.0, 4.0]])
-    guidance = knowledge(projections, torch.tensor([9, 4]), labelled, torch.tensor([0, 1, 1]), num_classes=2)
+    guidance = knowledge_of(projections, torch.tensor([9, 4]), labelled, torch.tensor([0, 1, 1]), num_classes=2)
     torch.testing.assert_close(guidance.scores, torch.tensor([[1.0, 0.6], [0.0, -0.8]]))
     assert guidance.ids.tolist() == [9, 4]
     assert guidance.labels.tolist() == [0, 0]
@@ -77,26 +94,26 @@ def test_knowledge_is_the_same_in_parts_as_at_once() -> None:
     draws = torch.Generator().manual_seed(1)
     projections, labelled = torch.randn(2050, 3, generator=draws), torch.randn(6, 3, generator=draws)
     labels, ids = torch.tensor([0, 1, 2, 0, 1, 2]), torch.arange(2050)
-    whole = knowledge(projections, ids, labelled, labels, num_classes=3)
-    tail = knowledge(projections[2040:], ids[2040:], labelled, labels, num_classes=3)
+    whole = knowledge_of(projections, ids, labelled, labels, num_classes=3)
+    tail = knowledge_of(projections[2040:], ids[2040:], labelled, labels, num_classes=3)
     torch.testing.assert_close(whole.at(ids[2040:]).scores, tail.scores)
     assert whole.at(ids[2040:]).labels.tolist() == tail.labels.tolist()
 
 
 def test_promoted_items_speak_for_their_class_in_the_next_iteration() -> None:
     projections, labelled = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
-    before = knowledge(projections, torch.tensor([0]), labelled, torch.tensor([0, 1]), num_classes=2)
+    before = knowledge_of(projections, torch.tensor([0]), labelled, torch.tensor([0, 1]), num_classes=2)
     grown = torch.cat([labelled, torch.tensor([[1.0, 0.1]])])
-    after = knowledge(projections, torch.tensor([0]), grown, torch.tensor([0, 1, 1]), num_classes=2)
+    after = knowledge_of(projections, torch.tensor([0]), grown, torch.tensor([0, 1, 1]), num_classes=2)
     assert before.labels.item() == 0
     assert after.labels.item() == 1
 
 
 def test_an_empty_pool_is_no_trouble_and_an_empty_labelled_set_is_refused() -> None:
     nothing, none = torch.zeros(0, 2), torch.zeros(0, dtype=torch.long)
-    assert len(knowledge(nothing, none, torch.eye(2), torch.tensor([0, 1]), num_classes=2).ids) == 0
+    assert len(knowledge_of(nothing, none, torch.eye(2), torch.tensor([0, 1]), num_classes=2).ids) == 0
     with pytest.raises(ValueError, match="labelled item"):
-        knowledge(torch.eye(2), torch.tensor([0, 1]), nothing, none, num_classes=2)
+        knowledge_of(torch.eye(2), torch.tensor([0, 1]), nothing, none, num_classes=2)
 
 
 def test_guidance_is_aligned_by_id() -> None:
@@ -118,9 +135,9 @@ def test_one_step_is_one_step_on_the_loss_of_the_paper() -> None:
     loss = student_loss(expected(IMAGES[L.ids]), L.labels, expected(IMAGES[G.ids]), G.labels, G.weights)
     torch.autograd.backward(loss)
     torch.optim.SGD(expected.parameters(), lr=0.5).step()
-    after, metrics = trained(student)
+    after, found = trained(student)
     assert weights_of(after) == pytest.approx(weights_of(expected), abs=1e-6)
-    assert metrics["student_loss"] == pytest.approx(loss.item(), rel=1e-6)
+    assert found == pytest.approx(loss.item(), rel=1e-6)
 
 
 def test_the_order_of_the_lists_does_not_change_a_full_batch() -> None:
@@ -142,7 +159,7 @@ def test_the_student_never_sees_an_image_outside_both_sets() -> None:
 def test_an_empty_pool_leaves_the_labelled_part() -> None:
     nothing = G.at(torch.zeros(0, dtype=torch.long))
     silent = replace(G, weights=torch.zeros(3))
-    peers = Peers(torch.tensor([8]), torch.tensor([[5.0, 0.0]]))
+    peers = Peers(torch.tensor([8]), torch.tensor([[0.9, 0.1]]), torch.ones(1, 2, dtype=torch.bool))
     one, _ = trained(linear(), guidance=nothing, steps=4, peers=peers)
     other, _ = trained(linear(), guidance=silent, steps=4, peers=peers)
     assert weights_of(one) == pytest.approx(weights_of(other), abs=1e-6)
@@ -154,24 +171,40 @@ def test_an_empty_labelled_set_is_refused() -> None:
         trained(linear(), labelled=Labelled(none, none))
 
 
-def test_no_steps_change_nothing() -> None:
-    student, metrics = trained(linear(), steps=0)
-    assert weights_of(student) == weights_of(linear())
-    assert metrics == {}
+def test_without_the_unlabelled_term_labels_alone_teach() -> None:
+    one, _ = trained(linear(), steps=4, unlabelled_weight=0.0)
+    other, _ = trained(linear(), steps=4, guidance=replace(G, weights=torch.zeros(3)))
+    assert weights_of(one) == weights_of(other)
 
 
 def test_peers_count_where_they_speak_with_the_clients_own_weights() -> None:
-    peers = Peers(torch.tensor([11, 5, 8]), torch.tensor([[0.0, 9.0], [4.0, 0.0], [0.0, 3.0]]))
+    probs = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+    peers = Peers(torch.tensor([11, 5, 8]), probs, torch.ones(3, 2, dtype=torch.bool))
     student = linear()
     expected = copy.deepcopy(student)
     pool = expected(IMAGES[G.ids])
     own = student_loss(expected(IMAGES[L.ids]), L.labels, pool, G.labels, G.weights)
     # In the pool's order 8, 2, 5: nobody speaks of 2, and 5 weighs nothing.
-    said, heard = torch.tensor([[0.0, 3.0], [0.0, 0.0], [4.0, 0.0]]), torch.tensor([0.8, 0.0, 0.0])
+    said, heard = torch.tensor([[0.3, 0.7], [0.5, 0.5], [0.8, 0.2]]), torch.tensor([0.8, 0.0, 0.0])
     torch.autograd.backward(own + 2.0 * weighted_divergence(pool, said, heard))
     torch.optim.SGD(expected.parameters(), lr=0.5).step()
     after, _ = trained(student, peers=peers)
     assert weights_of(after) == pytest.approx(weights_of(expected), abs=1e-6)
+
+
+def test_columns_that_nobody_owns_teach_nothing() -> None:
+    unheard = Peers(torch.tensor([8]), torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]]))
+    one, _ = trained(linear(), steps=3, peers=unheard)
+    other, _ = trained(linear(), steps=3)
+    assert weights_of(one) == pytest.approx(weights_of(other), abs=1e-6)
+
+
+def test_the_peers_term_alone() -> None:
+    peers = Peers(torch.tensor([1, 0]), torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.ones(2, 2, dtype=torch.bool))
+    student, weights = linear(), torch.tensor([0.5, 2.0])
+    expected = (weights * kl_rows(student(IMAGES[:2]), peers.probs.log())).mean()
+    torch.testing.assert_close(peer_loss(student, IMAGES[:2], peers, weights), expected)
+    assert peers.at(torch.tensor([1])).ids.tolist() == [0]
 
 
 def test_the_same_stream_gives_the_same_student_and_another_does_not() -> None:
@@ -184,10 +217,10 @@ def test_the_same_stream_gives_the_same_student_and_another_does_not() -> None:
     assert weights_of(one) != weights_of(other)
 
 
-def test_predictions_come_in_the_order_of_the_images_without_dropout() -> None:
-    student = nn.Sequential(nn.Dropout(0.9), linear())
-    assert torch.allclose(predict(student, IMAGES, batch_size=5), linear()(IMAGES), atol=1e-6)
-    assert predict(student, IMAGES[:0], batch_size=5).shape == (0, 2)
+def test_predictions_come_in_the_order_of_the_ids_without_dropout() -> None:
+    student, ids = nn.Sequential(nn.Dropout(0.9), linear()), torch.tensor([7, 0, 11, 3, 2, 5, 9])
+    assert torch.allclose(predict(student, IMAGES, ids, batch_size=5), linear()(IMAGES)[ids], atol=1e-6)
+    assert predict(student, IMAGES, ids[:0], batch_size=5).shape == (0, 2)
 
 
 # Promotion
@@ -236,7 +269,7 @@ def test_no_item_is_lost_over_the_iterations_and_none_is_in_both_sets() -> None:
     labelled, pool = Labelled(torch.arange(6), labels[:6]), torch.arange(6, 60)
     for share in (0.3, 0.2, 0.1):
         size = len(pool)
-        guidance = knowledge(projections[pool], pool, projections[labelled.ids], labelled.labels, num_classes=3)
+        guidance = knowledge_of(projections[pool], pool, projections[labelled.ids], labelled.labels, num_classes=3)
         after = promote(labelled, guidance, pool, torch.randn(len(pool), 3, generator=draws), share=share)
         labelled, pool = after.labelled, after.pool_ids
         assert len(pool) == size - int(share * size)

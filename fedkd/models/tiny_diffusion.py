@@ -1,18 +1,49 @@
-"""A text encoder and a denoiser small enough for a CPU, called as diffusers' are, and what is done with either kind."""
+"""The smallest reference model for diffusion: a text encoder and a denoiser, each called as those of the libraries."""
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import Any, final
+from collections.abc import Callable
+from typing import TypeAlias, final
 
 import torch
 from torch import Tensor, nn
 
-from fedkd.extras import need
-from fedkd.methods.skd_cag.attention import CrossAttention, Grid
+from fedkd.errors import ConfigError
+from fedkd.models.config import ModelConfig
+from fedkd.models.options import check_whole
+from fedkd.models.prompted import PROMPT, PromptedDenoiser
+from fedkd.models.spec import ModelSpec
 
-MAX_PERIOD = 1000.0  # longest wavelength of the timestep embedding, in steps; the tiny schedule has 100
+MAX_PERIOD = 1000.0  # longest wavelength of the timestep embedding, in steps
+
+Grid: TypeAlias = tuple[int, int]  # height and width that the queries come from
+Record: TypeAlias = Callable[[Tensor, Grid], None]  # takes probabilities (batch, heads, h * w, tokens)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of image positions to text tokens, by an explicit softmax."""
+
+    def __init__(self, width: int, *, text_width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(text_width, width, bias=False)
+        self.to_v = nn.Linear(text_width, width, bias=False)
+        self.to_out = nn.Linear(width, width)
+        self.record: Record | None = None
+
+    def forward(self, x: Tensor, text: Tensor, grid: Grid) -> Tensor:
+        """What the tokens `text` (b, l, e) say at the positions `x` (b, h * w, d); the same shape as `x`."""
+        query, key, value = (
+            layer(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, source in ((self.to_q, x), (self.to_k, text), (self.to_v, text))
+        )
+        probs = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
+        if self.record is not None:
+            self.record(probs, grid)
+        mixed: Tensor = self.to_out((probs @ value).transpose(1, 2).flatten(2))
+        return mixed
 
 
 @final
@@ -91,44 +122,34 @@ class TinyDenoiser(nn.Module):
         return (self.head(torch.cat([image, sample], dim=1)),)
 
 
-def predict_noise(denoiser: nn.Module, x: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-    """The noise that `denoiser` sees in `x`: a tiny one, or a UNet of diffusers."""
-    noise: Tensor = denoiser(x, timesteps, encoder_hidden_states=text, return_dict=False)[0]
-    return noise
-
-
-def encode_text(text_encoder: nn.Module, ids: Tensor) -> Tensor:
-    """Encodings (b, l, d) by the frozen `text_encoder`: a tiny one, or a text model of transformers."""
-    with torch.no_grad():
-        states: Tensor = text_encoder(ids)[0]
-    return states
-
-
-def frozen_copy(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose parameters take no gradient: the teacher. Copy before tapping."""
-    return copy.deepcopy(network).eval().requires_grad_(False)
-
-
-def tiny_schedule() -> Any:
-    """diffusers' DDIMScheduler of the tiny configuration: 100 steps, beta from 1e-3 to 0.08, x_0 clipped to [-1, 1]."""
-    diffusers = need("diffusers", extra="diffusion", what="sampling from a diffusion model")
-    return diffusers.DDIMScheduler(
-        num_train_timesteps=100, beta_start=1e-3, beta_end=0.08, beta_schedule="linear", clip_sample=True
-    )
-
-
-@torch.no_grad()
-def ddim_sample(denoiser: nn.Module, text: Tensor, noise: Tensor, *, schedule: Any, steps: int) -> Tensor:
-    """Images like `noise` (b, c, h, w) from pure noise by deterministic DDIM (eta 0), one text encoding per image.
-
-    `schedule` is a DDIMScheduler of diffusers, of which a copy is used: its number of steps stays as it was.
-    """
-    scheduler = type(schedule).from_config(schedule.config)
-    scheduler.set_timesteps(steps, device=noise.device)
-    x: Tensor = noise * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
-        x = scheduler.step(predict_noise(denoiser, x, timestep, text), timestep, x).prev_sample
-    return x
+def build_tiny_diffusion(
+    config: ModelConfig,
+    spec: ModelSpec,
+    *,
+    vocabulary: int = 16,
+    width: int = 32,
+    blocks: int = 2,
+    heads: int = 2,
+) -> nn.Module:
+    """The tiny denoiser with the tiny text encoder in front of it, both of `width`."""
+    if PROMPT not in spec.more or not spec.takes_images or spec.input_shape[1] != spec.input_shape[2]:
+        raise ConfigError(
+            f"is {config.name!r}, which takes square latents (channels, side, side) with a prompt, but the data have "
+            f"inputs of shape {spec.input_shape}{'' if PROMPT in spec.more else ' and no prompts'}; choose a model for "
+            "such data",
+            key="name",
+        )
+    for name, value in (("vocabulary", vocabulary), ("width", width), ("blocks", blocks), ("heads", heads)):
+        check_whole(name, value)
+    if width % (2 * heads):
+        raise ConfigError(
+            f"holds heads = {heads}, twice which does not divide width = {width}; change one", key="options"
+        )
+    channels, side, _ = spec.input_shape
+    (length,) = spec.more[PROMPT][0]
+    encoder = TinyTextEncoder(vocabulary=vocabulary, length=length, width=width, heads=heads)
+    denoiser = TinyDenoiser(channels=channels, side=side, width=width, text_width=width, blocks=blocks, heads=heads)
+    return PromptedDenoiser(denoiser, encoder)
 
 
 def _transformer_layer(width: int, heads: int) -> nn.TransformerEncoderLayer:
