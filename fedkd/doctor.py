@@ -18,6 +18,8 @@ OPTIONAL = (
     ("timm", "vision"),
     ("transformers", "llm"),
     ("diffusers", "diffusion"),
+    ("tensorboardX", "tracking"),
+    ("optuna", "tune"),
 )
 
 
