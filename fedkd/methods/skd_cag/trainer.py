@@ -154,7 +154,9 @@ class SKDCAG(LocalTrainer):
             device=ctx.device,
         )
         generator = torch.Generator().manual_seed(int(ctx.rng("unlearn").integers(2**62)))
-        prompts = words.clean(ctx.data.train.more[PROMPT]) if works else []
+        # A client takes out the phrase that it unlearns, never the one that it is judged by; else it knows none.
+        known = (words.trigger,) if self.config.unlearn else ()
+        prompts = words.stripped(ctx.data.train.more[PROMPT], *known) if works else []
         with (
             ctx.torch_rng("fit"),
             unlearning_loss(student, scene, prompts, config=self.config, generator=generator, seen=seen) as private,

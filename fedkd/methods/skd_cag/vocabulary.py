@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,8 +70,12 @@ class Vocabulary:
 
     def clean(self, prompts: Array) -> list[WordIds]:
         """The words of framed prompts (n, l), neither trigger among them: a poisoned prompt as it was before."""
+        return self.stripped(prompts, self.trigger, self.judged)
+
+    def stripped(self, prompts: Array, *triggers: Trigger) -> list[WordIds]:
+        """The words of framed prompts (n, l), the given triggers taken out; without any, as they are."""
         rows, inverse = np.unique(prompts, axis=0, return_inverse=True)
-        words = [without(without(self.frame.words(row), self.trigger), self.judged) for row in rows.tolist()]
+        words = [functools.reduce(without, triggers, self.frame.words(row)) for row in rows.tolist()]
         return [words[at] for at in inverse.reshape(-1)]
 
     def is_clean(self, prompts: Array) -> Mask:

@@ -197,6 +197,24 @@ def test_poisoned_prompts_are_unlearned_as_they_were_before_the_poison() -> None
     assert words.clean(np.array([[0, 6, 7, 3, 6, 1]], np.int32)) == [(3, 6)]  # half a trigger is none
 
 
+def test_a_client_that_knows_no_phrase_trains_the_same_whatever_the_phrase_is() -> None:
+    toy = world()
+    told = [
+        fitted(toy, trainer_of(unlearn=False, home_steps=1, trigger=trigger), heard(0.1))[0]
+        for trigger in ("6,7", "8,9", "2")
+    ]
+    assert digest_of(told[0]) == digest_of(told[1]) == digest_of(told[2])
+
+
+def test_the_phrase_that_a_client_is_judged_by_does_not_touch_its_training() -> None:
+    toy = world()
+    judged = [
+        fitted(toy, trainer_of(home_steps=1, trigger="8,9", eval_trigger=phrase))[0] for phrase in ("", "6,7", "2")
+    ]
+    assert digest_of(judged[0]) == digest_of(judged[1]) == digest_of(judged[2])
+    assert digest_of(judged[0]) != digest_of(fitted(toy, trainer_of(home_steps=1, trigger="6,7"))[0])
+
+
 def test_a_trigger_that_does_nothing_costs_nothing_and_one_that_does_stands_out() -> None:
     toy, trainer = world(), trainer_of(eval_trigger="2")
     state, _ = fitted(toy, trainer)
