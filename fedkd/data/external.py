@@ -23,7 +23,8 @@ def load_external_proxy(config: DataConfig, private: Dataset, *, max_samples: in
 
     Images are made grey or repeated over three channels, resized (bilinear), and scaled as the private images are: a
     model is to see both through the same eyes. Further inputs (prompts, time steps) that the private data have too come
-    along as they are; of tuples of diffusion (with time steps) none may be missing. The order is the data set's own; the same call gives the same samples on every machine.
+    along as they are; of tuples of diffusion, which have time steps, none may be missing. The order is the data set's
+    own; the same call gives the same samples on every machine.
 
     Args:
         config: of the other data set; its `validation` and `max_train` play no part.
@@ -54,8 +55,8 @@ def _more_inputs(other: Dataset, private: Dataset) -> Mapping[str, Array]:
     # A sample of image and text may have one of the two; a denoiser is asked with all of its inputs.
     if missing and _TIME in wanted:
         raise DataError(
-            f"the external proxy set {other.name!r} lacks {', '.join(map(repr, missing))}, which samples of the private "
-            f"data {private.name!r} have and a diffusion model is asked with; choose a proxy set that has "
+            f"the external proxy set {other.name!r} lacks {', '.join(map(repr, missing))}, which samples of the "
+            f"private data {private.name!r} have and a diffusion model is asked with; choose a proxy set that has "
             f"{', '.join(map(repr, sorted(wanted)))}, or add what is missing to Samples.more of this one"
         )
     for name, array in kept.items():
