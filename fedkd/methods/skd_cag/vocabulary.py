@@ -11,7 +11,16 @@ import numpy as np
 from fedkd.errors import ConfigError
 from fedkd.extras import need
 from fedkd.methods.skd_cag.config import SKDCAGConfig, numbers
-from fedkd.methods.skd_cag.prompts import RANDOM_WORDS, PromptFrame, Trigger, WordIds, phrase, without, word_ids
+from fedkd.methods.skd_cag.prompts import (
+    RANDOM_WORDS,
+    PromptFrame,
+    Tokenizer,
+    Trigger,
+    WordIds,
+    phrase,
+    without,
+    word_ids,
+)
 from fedkd.types import Array, Mask
 
 
@@ -56,7 +65,7 @@ class Vocabulary:
         return made
 
     @classmethod
-    def _by_tokenizer(cls, config: SKDCAGConfig, tokenizer: Any, length: int) -> Vocabulary:
+    def _by_tokenizer(cls, config: SKDCAGConfig, tokenizer: Tokenizer, length: int) -> Vocabulary:
         frame = PromptFrame(
             start=tokenizer.bos_token_id, end=tokenizer.eos_token_id, pad=tokenizer.pad_token_id, length=length
         )
