@@ -243,6 +243,15 @@ def test_samples_are_judged_and_test_tuples_with_the_trigger_are_left_out() -> N
     assert trainer.evaluate(toy.context(), state, clean).metrics == found
 
 
+def test_samples_are_the_same_in_batches_of_any_size() -> None:
+    toy, trainer = world(), trainer_of(judge="checkerboard", eval_samples=8)
+    state, _ = fitted(toy, trainer)
+    ctx = toy.context()
+    small = replace(ctx, profile=replace(ctx.profile, predict_batch=3))
+    found = [trainer.evaluate(each, state, toy.test).metrics for each in (ctx, small)]
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
 def test_a_real_unet_with_a_real_text_encoder_unlearns() -> None:
     toy = world(model=ModelConfig(name="prompted_unet", options=json.dumps(UNET)))
     trainer = trainer_of(home_steps=1)
@@ -263,6 +272,13 @@ def test_a_real_unet_with_a_real_text_encoder_unlearns() -> None:
         ({"home_steps": 0}, ModelConfig(name="tiny_diffusion"), ConfigError, "no trained model to unlearn"),
         ({"trigger": "6,70"}, ModelConfig(name="tiny_diffusion"), ConfigError, "mismatched vocabularies"),
         ({"trigger": "6,7,8,9,6"}, ModelConfig(name="tiny_diffusion"), ConfigError, "room for 4"),
+        ({"lead_words": "8,16"}, ModelConfig(name="tiny_diffusion"), ConfigError, "lead_words go from 0 to 16"),
+        (
+            {"trigger": "2"},
+            ModelConfig(name="tiny_diffusion", options='{"vocabulary": 6}'),
+            ConfigError,
+            "train prompts go from 0 to 7.*mismatched vocabularies",
+        ),
         ({"timesteps": 50}, ModelConfig(name="tiny_diffusion"), DataError, "method.timesteps is 50"),
         ({"judge": "chess"}, ModelConfig(name="tiny_diffusion"), ConfigError, "no judge here"),
         ({"tokenizer": "nowhere"}, ModelConfig(name="tiny_diffusion"), ConfigError, "no tokenizer can be read"),
