@@ -85,7 +85,7 @@ def sample_figures(model: nn.Module, trial: Trial, *, config: SKDCAGConfig, devi
             .float()
             .cpu()
             .numpy()
-            for told, start in zip(ids.split(batch_size), noise.split(batch_size), strict=True)
+            for told, start in zip(torch.split(ids, batch_size), torch.split(noise, batch_size), strict=True)
         ]
         verdicts.append(judge(np.concatenate(images), prompts))
     clean, triggered = verdicts
