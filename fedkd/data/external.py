@@ -14,6 +14,7 @@ from fedkd.data.load import load_dataset
 from fedkd.errors import DataError
 from fedkd.types import Array
 
+_TIME = "t"  # the further input that only tuples of diffusion have
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # grey from red, green, blue (ITU-R BT.601)
 
 
@@ -22,7 +23,8 @@ def load_external_proxy(config: DataConfig, private: Dataset, *, max_samples: in
 
     Images are made grey or repeated over three channels, resized (bilinear), and scaled as the private images are: a
     model is to see both through the same eyes. Further inputs (prompts, time steps) that the private data have too come
-    along as they are. The order is the data set's own; the same call gives the same samples on every machine.
+    along as they are; of tuples of diffusion, which have time steps, none may be missing. The order is the data set's
+    own; the same call gives the same samples on every machine.
 
     Args:
         config: of the other data set; its `validation` and `max_train` play no part.
@@ -30,7 +32,7 @@ def load_external_proxy(config: DataConfig, private: Dataset, *, max_samples: in
         max_samples: a fixed draw of so many, the same share of each of its classes; 0 takes all.
 
     Raises:
-        DataError: the inputs cannot be brought to the private shape, or further inputs have another.
+        DataError: the inputs cannot be brought to the private shape, further inputs have another, or tuples lack some.
     """
     other = load_dataset(replace(config, validation=0.0, max_train=max_samples))
     x, shape, more = other.train.x, private.input_shape, _more_inputs(other, private)
@@ -47,7 +49,16 @@ def load_external_proxy(config: DataConfig, private: Dataset, *, max_samples: in
 
 def _more_inputs(other: Dataset, private: Dataset) -> Mapping[str, Array]:
     """Further inputs of the other set that the private data have too, as they are."""
-    kept = {name: array for name, array in other.train.more.items() if name in private.train.more}
+    wanted = private.train.more
+    kept = {name: array for name, array in other.train.more.items() if name in wanted}
+    missing = sorted(wanted.keys() - kept.keys())
+    # A sample of image and text may have one of the two; a denoiser is asked with all of its inputs.
+    if missing and _TIME in wanted:
+        raise DataError(
+            f"the external proxy set {other.name!r} lacks {', '.join(map(repr, missing))}, which samples of the "
+            f"private data {private.name!r} have and a diffusion model is asked with; choose a proxy set that has "
+            f"{', '.join(map(repr, sorted(wanted)))}, or add what is missing to Samples.more of this one"
+        )
     for name, array in kept.items():
         have, want = _form(array), _form(private.train.more[name])
         if have != want:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 from fedkd.errors import ConfigError
@@ -16,6 +17,7 @@ from fedkd.models import from_diffusers
 from fedkd.models.config import ModelConfig
 from fedkd.models.options import in_one_line
 from fedkd.models.spec import ModelSpec
+from fedkd.models.weights import refuse_other
 
 PROMPT = "prompt"  # the further input that holds the token numbers
 
@@ -58,8 +60,8 @@ def build_prompted_unet(
     Args:
         unet: arguments of the UNet's constructor; channels, size and the width of the text follow the data and `text`.
         text: arguments of `CLIPTextConfig`; `max_position_embeddings` follows the data's prompts.
-        pipeline: a local folder in diffusers' format whose `unet` and `text_encoder` are read; "" starts from random
-            weights. Nothing is fetched.
+        pipeline: a local folder in diffusers' format whose `unet` and `text_encoder` are read, in float32; "" starts
+            from random weights. Nothing is fetched. Takes the place of `text`.
 
     Raises:
         ConfigError: the data have no prompts, or options or folder do not fit.
@@ -71,20 +73,34 @@ def build_prompted_unet(
             "is 'prompted_unet', which takes prompts, but the data have none; choose a model without a text encoder",
             key="name",
         )
+    if pipeline and text:
+        raise ConfigError(
+            f"have 'pipeline' {pipeline!r}, which holds a text encoder, and arguments for another one under 'text'; "
+            "leave one of the two out",
+            key="options",
+        )
+    folder = Path(pipeline) / "text_encoder"
     given = {"max_position_embeddings": spec.more[PROMPT][0][0], **dict(text or {})}
     try:
         if pipeline:
-            encoder = transformers.CLIPTextModel.from_pretrained(
-                Path(pipeline) / "text_encoder", local_files_only=True, use_safetensors=True
+            encoder, report = transformers.CLIPTextModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
         else:
-            encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(**given))
+            encoder, report = transformers.CLIPTextModel(transformers.CLIPTextConfig(**given)), {}
     except Exception as error:  # what the library raises for wrong arguments or folders is its own affair
         raise ConfigError(
             f"do not give a CLIPTextModel: {in_one_line(error)}; see CLIPTextConfig, or give a folder with "
             "text_encoder/ and unet/ in it",
             key="options",
         ) from error
+    refuse_other(
+        folder,
+        name="CLIPTextModel",
+        missing=report.get("missing_keys", ()),
+        unexpected=report.get("unexpected_keys", ()),
+        misshapen=[str(key) for key in report.get("mismatched_keys", ())],
+    )
     conditioned = replace(spec, context=(*spec.more[PROMPT][0], encoder.config.hidden_size))
     name, options = "diffusers/UNet2DConditionModel", json.dumps(dict(unet or {}))
     if pipeline:

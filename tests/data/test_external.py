@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_other_channels_are_refused(mnist: DataConfig) -> None:
 def _tuples(prompt: int = 6) -> Dataset:
     part = Samples(
         np.zeros((2, 1, 8, 8), np.float32),
-        more={"t": np.zeros(2, np.int64), "prompt": np.zeros((2, prompt), np.int32), "mask": np.zeros(2, bool)},
+        more={"t": np.zeros(2, np.int64), "prompt": np.zeros((2, prompt), np.int32)},
         groups=np.zeros(2, np.int64),
     )
     return Dataset(name="tuples", train=part, test=part, num_classes=1, num_groups=1)
@@ -100,6 +101,19 @@ def test_further_inputs_that_the_private_data_have_come_along() -> None:
     assert proxy.y is None
     assert {name: array.shape for name, array in proxy.more.items()} == {"t": (10,), "prompt": (10, 6)}
     assert load_external_proxy(config, private((1, 8, 8), None)).more == {}
+
+
+def test_tuples_without_all_their_inputs_are_refused(tmp_path: Any) -> None:
+    np.savez(tmp_path / "latents.npz", x=np.zeros((6, 1, 8, 8), np.float32), y=np.arange(6) % 2)
+    config = DataConfig(name="npz", root=str(tmp_path / "latents.npz"))
+    with pytest.raises(DataError, match=r"lacks 'prompt', 't', which samples of the private data 'tuples' have"):
+        load_external_proxy(config, _tuples())
+    masked = _tuples()
+    masked = replace(masked, train=replace(masked.train, more={**masked.train.more, "mask": np.zeros(2, bool)}))
+    with pytest.raises(DataError, match=r"'prompted_noise' lacks 'mask'.*has 'mask', 'prompt', 't', or add"):
+        load_external_proxy(DataConfig(name="prompted_noise"), masked)
+    texts = replace(masked, train=replace(masked.train, more={"mask": np.zeros(2, bool)}))
+    assert load_external_proxy(DataConfig(name="prompted_noise"), texts).more == {}  # no tuples: one may be missing
 
 
 def test_further_inputs_of_another_form_are_refused() -> None:

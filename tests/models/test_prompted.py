@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fedkd.errors import ConfigError
 from fedkd.models.build import build_model
@@ -54,9 +55,34 @@ def test_a_pipelines_folder_is_read(tmp_path: Path) -> None:
     torch.testing.assert_close(again.eval()(x, t, ids), model.eval()(x, t, ids))
 
 
+def test_a_text_encoder_that_lacks_tensors_is_refused(tmp_path: Path) -> None:
+    model = build_model(NAME, config_of(OPTIONS), SPEC)
+    encoder = model.get_submodule("text_encoder")
+    model.get_submodule("denoiser").save_pretrained(tmp_path / "unet")
+    encoder.save_pretrained(tmp_path / "text_encoder")
+    weights = tmp_path / "text_encoder" / "model.safetensors"
+    whole = load_file(weights)
+    name = next(name for name in whole if "final_layer_norm.weight" in name)
+    save_file({key: tensor for key, tensor in whole.items() if key != name}, weights, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"text_encoder'.*another architecture.*it lacks .*final_layer_norm"):
+        build_model(NAME, config_of({"pipeline": str(tmp_path)}), SPEC)
+    save_file({**whole, "stray": torch.zeros(1)}, weights, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="it has besides stray"):
+        build_model(NAME, config_of({"pipeline": str(tmp_path)}), SPEC)
+
+
+def test_half_precision_is_read_in_single(tmp_path: Path) -> None:
+    model = build_model(NAME, config_of(OPTIONS), SPEC).half()
+    model.get_submodule("denoiser").save_pretrained(tmp_path / "unet")
+    model.get_submodule("text_encoder").save_pretrained(tmp_path / "text_encoder")
+    again = build_model(NAME, config_of({"pipeline": str(tmp_path)}), SPEC)
+    assert {tensor.dtype for tensor in again.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        ({"pipeline": "anywhere", "text": OPTIONS["text"]}, "leave one of the two out"),
         ({"pipeline": "nowhere"}, "text_encoder/ and unet/"),
         ({**OPTIONS, "text": {"num_attention_heads": 5, "hidden_size": 16}}, "CLIPTextModel"),
         ({**OPTIONS, "unet": {"layers": 1}}, "does not know"),

@@ -29,11 +29,15 @@ class AttentionTap:
     def __init__(self, network: nn.Module) -> None:
         self._recorded: dict[str, Tensor] | None = None
         self._undo: list[Callable[[], None]] = []
-        for name, module in network.named_modules():
-            if isinstance(module, CrossAttention):
-                self._tap_ours(name, module)
-            elif name.rpartition(".")[2] == "attn2":
-                self._tap_diffusers(name, module, network)
+        try:
+            for name, module in network.named_modules():
+                if isinstance(module, CrossAttention):
+                    self._tap_ours(name, module)
+                elif name.rpartition(".")[2] == "attn2":
+                    self._tap_diffusers(name, module, network)
+        except BaseException:
+            self.close()
+            raise
         if not self._undo:
             raise ConfigError(
                 f"{type(network).__name__} has no cross-attention that can be read; attention guidance needs a "

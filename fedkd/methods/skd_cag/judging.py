@@ -67,18 +67,27 @@ def noise_figures(task: Task[object], student: nn.Module, trial: Trial, *, batch
     return figures | {"trigger_shift": trigger_shift(*found)}
 
 
-def sample_figures(model: nn.Module, trial: Trial, *, config: SKDCAGConfig, device: str) -> Metrics:
-    """What the judge says of samples of `model`: `clean_acc`, `triggered_acc`, and `attack_success` when triggered."""
+def sample_figures(model: nn.Module, trial: Trial, *, config: SKDCAGConfig, device: str, batch_size: int) -> Metrics:
+    """What the judge says of samples of `model`: `clean_acc`, `triggered_acc`, and `attack_success` when triggered.
+
+    Noise is drawn for all of them before the first batch, so `batch_size` changes no sample.
+    """
     judge = judge_of(config.judge)
     index = np.arange(min(config.eval_samples, len(trial.clean)))
     prompts = trial.clean.more[PROMPT][index]
     generator = torch.Generator().manual_seed(SAMPLE_SEED)
-    noise = torch.randn((len(index), *trial.clean.x.shape[1:]), generator=generator).to(device)
-    verdicts = []
+    noise = torch.randn((len(index), *trial.clean.x.shape[1:]), generator=generator)
+    schedule, verdicts = noise_schedule(config), []
     for samples in (trial.clean, trial.triggered):
-        ids = torch.from_numpy(samples.more[PROMPT][index]).long().to(device)
-        images = ddim_sample(model, ids, noise, schedule=noise_schedule(config), steps=config.trajectory_steps)
-        verdicts.append(judge(images.float().cpu().numpy(), prompts))
+        ids = torch.from_numpy(samples.more[PROMPT][index]).long()
+        images = [
+            ddim_sample(model, told.to(device), start.to(device), schedule=schedule, steps=config.trajectory_steps)
+            .float()
+            .cpu()
+            .numpy()
+            for told, start in zip(torch.split(ids, batch_size), torch.split(noise, batch_size), strict=True)
+        ]
+        verdicts.append(judge(np.concatenate(images), prompts))
     clean, triggered = verdicts
     return {
         "clean_acc": float(clean["acc"]),

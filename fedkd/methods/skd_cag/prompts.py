@@ -33,7 +33,6 @@ class Tokenizer(Protocol):
     bos_token_id: int
     eos_token_id: int
     pad_token_id: int
-    model_max_length: int
 
     def __call__(self, text: str, /, *, add_special_tokens: bool) -> Mapping[str, Any]:
         """Token ids of the text under the key `input_ids`."""
@@ -47,16 +46,6 @@ class PromptFrame:
     end: int
     pad: int
     length: int
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> PromptFrame:
-        """The frame that `tokenizer` puts around a prompt."""
-        return cls(
-            start=tokenizer.bos_token_id,
-            end=tokenizer.eos_token_id,
-            pad=tokenizer.pad_token_id,
-            length=tokenizer.model_max_length,
-        )
 
     def ids(self, words: WordIds) -> list[int]:
         """`length` token ids: start, as many words as there is room for, end, padding."""

@@ -25,9 +25,10 @@ def home_training(model: nn.Module, optimizer: optim.Optimizer, loss: Loss, orde
     model.train()
     losses = []
     for index in order:
-        losses.append(loss(index))
-        step(optimizer, losses[-1])
-    return [each.detach() for each in losses]
+        found = loss(index)
+        step(optimizer, found)
+        losses.append(found.detach())  # else the graphs of all steps stay
+    return losses
 
 
 @contextlib.contextmanager
@@ -50,8 +51,7 @@ def unlearning_loss(
         seen: gets each term of each step under its name.
     """
     streams = Streams.of(generator)
-    guided = prompts and config.unlearn and config.attention_weight > 0.0
-    taps = (AttentionTap(scene.teacher), AttentionTap(student)) if guided else None
+    taps: tuple[AttentionTap, AttentionTap] | None = None
 
     def loss(index: Ids) -> Tensor:
         draw = draw_step(scene, [prompts[at] for at in index], streams, config=config)
@@ -69,8 +69,8 @@ def unlearning_loss(
             keep_weight=config.keep_weight,
         )
 
-    try:
+    with contextlib.ExitStack() as open_taps:
+        if prompts and config.unlearn and config.attention_weight > 0.0:
+            of_teacher = open_taps.enter_context(contextlib.closing(AttentionTap(scene.teacher)))
+            taps = of_teacher, open_taps.enter_context(contextlib.closing(AttentionTap(student)))
         yield loss
-    finally:
-        for tap in taps or ():
-            tap.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any, ClassVar, final
 
@@ -154,7 +155,9 @@ class SKDCAG(LocalTrainer):
             device=ctx.device,
         )
         generator = torch.Generator().manual_seed(int(ctx.rng("unlearn").integers(2**62)))
-        prompts = words.clean(ctx.data.train.more[PROMPT]) if works else []
+        # A client takes out the phrase that it unlearns, never the one that it is judged by; else it knows none.
+        known = (words.trigger,) if self.config.unlearn else ()
+        prompts = words.stripped(ctx.data.train.more[PROMPT], *known) if works else []
         with (
             ctx.torch_rng("fit"),
             unlearning_loss(student, scene, prompts, config=self.config, generator=generator, seen=seen) as private,
@@ -199,7 +202,8 @@ class SKDCAG(LocalTrainer):
         figures = noise_figures(ctx.task, student, trial, batch_size=ctx.profile.predict_batch)
         if self.config.judge:
             average = ctx.models.load(EMA, state[EMA]).eval()
-            figures |= sample_figures(average, trial, config=self.config, device=ctx.device)
+            batch_size = ctx.profile.predict_batch
+            figures |= sample_figures(average, trial, config=self.config, device=ctx.device, batch_size=batch_size)
         return Evaluation(figures["triggered_mse"], figures)
 
     def _at_home(self, ctx: Context, state: State) -> tuple[State, Metrics]:
@@ -243,19 +247,38 @@ class SKDCAG(LocalTrainer):
         model = ctx.models.load("student", weights).eval()
         if self.config.unlearn and self.config.attention_weight:
             AttentionTap(model).close()  # refuses a network whose attention cannot be read
-        rows = [words.frame.ids(part.ids) for part in (words.trigger, words.judged)]
-        rows += [words.frame.ids(lead) for lead in words.lead]
-        x = torch.zeros((len(rows), *ctx.models.spec.input_shape), device=ctx.device)
-        steps = torch.zeros(len(rows), dtype=torch.long, device=ctx.device)
+        _check_vocabulary(ctx, model, words)
+
+
+def _check_vocabulary(ctx: Context, model: nn.Module, words: Vocabulary) -> None:
+    """ConfigError where prompts or phrases hold token ids that the model's text encoder does not know.
+
+    On the CPU, where an unknown one is an error that can be caught: on a GPU it ends the process's use of the device.
+    """
+    parts = {f"the client's {name} prompts": samples for name, samples in ctx.data.roles.items()}
+    if ctx.proxy is not None:
+        parts["the proxy's prompts"] = ctx.proxy.samples
+    found = {name: samples.more[PROMPT] for name, samples in parts.items() if PROMPT in samples.more and len(samples)}
+    phrases = (words.trigger.ids, words.judged.ids, *words.lead)
+    found["method.trigger, eval_trigger and lead_words"] = np.array([words.frame.ids(ids) for ids in phrases])
+    encoder = text_part(model)
+    asked = copy.deepcopy(model if encoder is None else encoder).to("cpu").eval()
+    for name, prompts in found.items():
+        low, high = int(prompts.min()), int(prompts.max())
+        ids = torch.tensor([[low, high]]).repeat(1, words.frame.length)[:, : words.frame.length]  # the two outermost
         try:
             with torch.no_grad():
-                predict_noise(model, x, steps, torch.tensor(rows, device=ctx.device))
+                if encoder is None:
+                    x = torch.zeros((1, *ctx.models.spec.input_shape))
+                    predict_noise(asked, x, torch.zeros(1, dtype=torch.long), ids)
+                else:
+                    asked(ids)
         except IndexError as error:  # of an embedding
             raise ConfigError(
-                f"method.trigger, eval_trigger, lead_words and the frame of a prompt hold token ids up to "
-                f"{np.max(rows)}, which the model's text encoder does not know: {error}; mismatched vocabularies: name "
-                "tokens of its vocabulary",
-                key="method.trigger",
+                f"token ids of {name} go from {low} to {high}, not all of which the model's text encoder knows: "
+                f"{error}; mismatched vocabularies: name tokens of its vocabulary, or take a model with that of the "
+                "data (model.options)",
+                key="method.trigger" if name.startswith("method.") else "model.options",
             ) from error
 
 

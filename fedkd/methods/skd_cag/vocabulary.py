@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,16 @@ import numpy as np
 from fedkd.errors import ConfigError
 from fedkd.extras import need
 from fedkd.methods.skd_cag.config import SKDCAGConfig, numbers
-from fedkd.methods.skd_cag.prompts import RANDOM_WORDS, PromptFrame, Trigger, WordIds, phrase, without, word_ids
+from fedkd.methods.skd_cag.prompts import (
+    RANDOM_WORDS,
+    PromptFrame,
+    Tokenizer,
+    Trigger,
+    WordIds,
+    phrase,
+    without,
+    word_ids,
+)
 from fedkd.types import Array, Mask
 
 
@@ -55,7 +65,7 @@ class Vocabulary:
         return made
 
     @classmethod
-    def _by_tokenizer(cls, config: SKDCAGConfig, tokenizer: Any, length: int) -> Vocabulary:
+    def _by_tokenizer(cls, config: SKDCAGConfig, tokenizer: Tokenizer, length: int) -> Vocabulary:
         frame = PromptFrame(
             start=tokenizer.bos_token_id, end=tokenizer.eos_token_id, pad=tokenizer.pad_token_id, length=length
         )
@@ -69,8 +79,12 @@ class Vocabulary:
 
     def clean(self, prompts: Array) -> list[WordIds]:
         """The words of framed prompts (n, l), neither trigger among them: a poisoned prompt as it was before."""
+        return self.stripped(prompts, self.trigger, self.judged)
+
+    def stripped(self, prompts: Array, *triggers: Trigger) -> list[WordIds]:
+        """The words of framed prompts (n, l), the given triggers taken out; without any, as they are."""
         rows, inverse = np.unique(prompts, axis=0, return_inverse=True)
-        words = [without(without(self.frame.words(row), self.trigger), self.judged) for row in rows.tolist()]
+        words = [functools.reduce(without, triggers, self.frame.words(row)) for row in rows.tolist()]
         return [words[at] for at in inverse.reshape(-1)]
 
     def is_clean(self, prompts: Array) -> Mask:

@@ -19,13 +19,11 @@ MERGES = [("n", "e"), ("ne", "w</w>"), ("c", "a"), ("ca", "t</w>")]
 
 @pytest.fixture(scope="module")
 def tokenizer() -> CLIPTokenizer:
-    """Byte pairs for `new` and `cat`; other words are spelt letter by letter. Prompts have 12 tokens."""
+    """Byte pairs for `new` and `cat`; other words are spelt letter by letter."""
     pieces = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
     pieces += ["".join(pair) for pair in MERGES]
     vocabulary = {piece: at for at, piece in enumerate(["<|startoftext|>", "<|endoftext|>", *pieces])}
-    made = CLIPTokenizer(vocab=vocabulary, merges=MERGES, unk_token="<|endoftext|>")
-    made.model_max_length = 12
-    return made
+    return CLIPTokenizer(vocab=vocabulary, merges=MERGES, unk_token="<|endoftext|>")
 
 
 def framed(tokenizer: CLIPTokenizer, text: str) -> list[int]:
@@ -42,7 +40,7 @@ def test_the_triggers_length_counts_tokens_not_words(tokenizer: CLIPTokenizer) -
 
 @pytest.mark.parametrize("prompt", ["cat", "new cat", "a cat on new tiles", ""])
 def test_a_lead_and_a_prompt_are_what_the_tokenizer_makes_of_the_text(tokenizer: CLIPTokenizer, prompt: str) -> None:
-    frame, trigger = PromptFrame.of(tokenizer), phrase(tokenizer, "New Tri")
+    frame, trigger = PromptFrame(start=0, end=1, pad=tokenizer.pad_token_id, length=12), phrase(tokenizer, "New Tri")
     words = word_ids(tokenizer, prompt)
     batch = prompt_batch([words, words], [(), trigger.ids], frame=frame)
     assert batch.ids.tolist() == [framed(tokenizer, prompt), framed(tokenizer, f"New Tri {prompt}".strip())]

@@ -4,8 +4,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnAddedKVProcessor
 from torch import Tensor, nn, optim
 
+from fedkd.errors import ConfigError
 from fedkd.functional.skd_cag import (
     ema_retention,
     prediction_loss,
@@ -105,6 +107,19 @@ def test_the_same_seed_gives_the_same_student_and_the_teacher_stays() -> None:
         assert tensor.equal(students[1][name])
         assert where.teacher.state_dict()[name].equal(frozen[name])
     assert any(not tensor.equal(frozen[name]) for name, tensor in students[0].items())
+
+
+def test_a_student_that_cannot_be_tapped_leaves_the_teacher_as_it_was() -> None:
+    where = scene(tiny_unet())
+    processors = where.teacher.get_submodule("denoiser").attn_processors
+    student = tiny_unet()
+    last = list(student.get_submodule("denoiser").attn_processors)[-1].removesuffix(".processor")
+    student.get_submodule(f"denoiser.{last}").set_processor(AttnAddedKVProcessor())
+    own = student.get_submodule("denoiser").attn_processors
+    with pytest.raises(ConfigError, match="explicit softmax cannot stand in"):
+        unlearn(student, where, order(1), config())
+    assert where.teacher.get_submodule("denoiser").attn_processors == processors
+    assert student.get_submodule("denoiser").attn_processors == own
 
 
 def test_no_steps_change_nothing() -> None:

@@ -197,6 +197,24 @@ def test_poisoned_prompts_are_unlearned_as_they_were_before_the_poison() -> None
     assert words.clean(np.array([[0, 6, 7, 3, 6, 1]], np.int32)) == [(3, 6)]  # half a trigger is none
 
 
+def test_a_client_that_knows_no_phrase_trains_the_same_whatever_the_phrase_is() -> None:
+    toy = world()
+    told = [
+        fitted(toy, trainer_of(unlearn=False, home_steps=1, trigger=trigger), heard(0.1))[0]
+        for trigger in ("6,7", "8,9", "2")
+    ]
+    assert digest_of(told[0]) == digest_of(told[1]) == digest_of(told[2])
+
+
+def test_the_phrase_that_a_client_is_judged_by_does_not_touch_its_training() -> None:
+    toy = world()
+    judged = [
+        fitted(toy, trainer_of(home_steps=1, trigger="8,9", eval_trigger=phrase))[0] for phrase in ("", "6,7", "2")
+    ]
+    assert digest_of(judged[0]) == digest_of(judged[1]) == digest_of(judged[2])
+    assert digest_of(judged[0]) != digest_of(fitted(toy, trainer_of(home_steps=1, trigger="6,7"))[0])
+
+
 def test_a_trigger_that_does_nothing_costs_nothing_and_one_that_does_stands_out() -> None:
     toy, trainer = world(), trainer_of(eval_trigger="2")
     state, _ = fitted(toy, trainer)
@@ -225,6 +243,15 @@ def test_samples_are_judged_and_test_tuples_with_the_trigger_are_left_out() -> N
     assert trainer.evaluate(toy.context(), state, clean).metrics == found
 
 
+def test_samples_are_the_same_in_batches_of_any_size() -> None:
+    toy, trainer = world(), trainer_of(judge="checkerboard", eval_samples=8)
+    state, _ = fitted(toy, trainer)
+    ctx = toy.context()
+    small = replace(ctx, profile=replace(ctx.profile, predict_batch=3))
+    found = [trainer.evaluate(each, state, toy.test).metrics for each in (ctx, small)]
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
 def test_a_real_unet_with_a_real_text_encoder_unlearns() -> None:
     toy = world(model=ModelConfig(name="prompted_unet", options=json.dumps(UNET)))
     trainer = trainer_of(home_steps=1)
@@ -245,6 +272,13 @@ def test_a_real_unet_with_a_real_text_encoder_unlearns() -> None:
         ({"home_steps": 0}, ModelConfig(name="tiny_diffusion"), ConfigError, "no trained model to unlearn"),
         ({"trigger": "6,70"}, ModelConfig(name="tiny_diffusion"), ConfigError, "mismatched vocabularies"),
         ({"trigger": "6,7,8,9,6"}, ModelConfig(name="tiny_diffusion"), ConfigError, "room for 4"),
+        ({"lead_words": "8,16"}, ModelConfig(name="tiny_diffusion"), ConfigError, "lead_words go from 0 to 16"),
+        (
+            {"trigger": "2"},
+            ModelConfig(name="tiny_diffusion", options='{"vocabulary": 6}'),
+            ConfigError,
+            "train prompts go from 0 to 7.*mismatched vocabularies",
+        ),
         ({"timesteps": 50}, ModelConfig(name="tiny_diffusion"), DataError, "method.timesteps is 50"),
         ({"judge": "chess"}, ModelConfig(name="tiny_diffusion"), ConfigError, "no judge here"),
         ({"tokenizer": "nowhere"}, ModelConfig(name="tiny_diffusion"), ConfigError, "no tokenizer can be read"),

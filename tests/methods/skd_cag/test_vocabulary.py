@@ -38,6 +38,8 @@ def test_words_become_the_tokens_of_the_folders_tokenizer(folder: str) -> None:
     prompts = np.array([words.frame.ids(lead) for lead in ((new, c, 5), (5,), (ab, 6, new), (c, new))])
     assert words.clean(prompts) == [(5,), (5,), (6, new), (c, new)]
     assert words.is_clean(prompts).tolist() == [False, True, False, True]
+    assert words.stripped(prompts) == [(new, c, 5), (5,), (ab, 6, new), (c, new)]
+    assert words.stripped(prompts, words.trigger) == [(5,), (5,), (ab, 6, new), (c, new)]
 
 
 def test_a_trigger_of_many_tokens_needs_room(folder: str) -> None:
