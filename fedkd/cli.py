@@ -1,4 +1,4 @@
-"""The command line: run, compare, report, list, bench, doctor. Commands parse and print; the work is elsewhere."""
+"""The command line: run, compare, tune, report, list, bench, doctor. Commands parse and print; the work is not here."""
 
 from __future__ import annotations
 

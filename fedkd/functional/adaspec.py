@@ -29,11 +29,6 @@ def label_mask(labels: Int[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
     return labels != IGNORE
 
 
-def label_rows(logits: Float[Tensor, "b t c"], labels: Int[Tensor, "b t"]) -> Float[Tensor, "n c"]:
-    """The logits at positions with a label, float32, sequence after sequence."""
-    return logits[label_mask(labels)].float()
-
-
 def forward_kl_rows(draft: Float[Tensor, "n c"], target: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
     """KL(target || draft) per token in nats, at temperature 1; both arguments are logits.
 

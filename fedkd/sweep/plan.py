@@ -45,9 +45,9 @@ class Cell:
         parts = (f"{axis}={text}" for axis, text in self.labels.items())
         return re.sub(r"[^\w.=,()-]+", "_", ",".join(parts))
 
-    def experiment(self, extra: Flat = {}) -> Experiment:  # noqa: B006 - never changed
+    def experiment(self, extra: Flat | None = None) -> Experiment:
         """The experiment of this cell; ConfigError that names the cell where it makes none."""
-        values = {**self.values, **extra}
+        values = {**self.values, **(extra or {})}
         named = str(values.pop("experiment", ""))
         try:
             return compose(experiment=named, overrides={self.origin: values}).check()
@@ -71,7 +71,7 @@ class Sweep:
     note: SweepNote
 
 
-def load_sweep(path: Path, overrides: Flat = {}) -> Sweep:  # noqa: B006 - never changed
+def load_sweep(path: Path, overrides: Flat | None = None) -> Sweep:
     """The sweep that a TOML file describes.
 
     [base] holds keys of every cell, flat or by group, and may name an `experiment`. [axes] holds lists: of values for a
@@ -94,13 +94,13 @@ def load_sweep(path: Path, overrides: Flat = {}) -> Sweep:  # noqa: B006 - never
                 f"sweep {path} has a table or key {table!r}{nearest(table, _TABLES)} Expected: {', '.join(_TABLES)}",
                 key=table,
             )
-    origin = f"sweep {path}"
-    base = {**flatten(tree.get("base", {}), origin=origin), **overrides}
-    axes = _axes(tree.get("axes", {}), path, fixed=overrides)
+    origin, fixed = f"sweep {path}", overrides or {}
+    base = flatten(tree.get("base", {}), origin=origin)
+    axes = _axes(tree.get("axes", {}), path, fixed=fixed)
     cells = tuple(
         Cell(
             labels={axis: label for axis, (label, _) in zip(axes, chosen, strict=True)},
-            values={**base, **{key: value for _, values in chosen for key, value in values.items()}, **overrides},
+            values={**base, **{key: value for _, values in chosen for key, value in values.items()}, **fixed},
             origin=origin,
         )
         for chosen in itertools.product(*axes.values())

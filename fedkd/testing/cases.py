@@ -39,10 +39,10 @@ class Case:
     has_own_model: bool = False
 
     @classmethod
-    def of(cls, trainer: type[LocalTrainer], toy: Toy, options: Flat = {}) -> Case:  # noqa: B006 - never changed
+    def of(cls, trainer: type[LocalTrainer], toy: Toy, options: Flat | None = None) -> Case:
         """The trainer in this world with its own `toy_options`, then `options`: flat keys of an experiment."""
         groups: dict[str, dict[str, Any]] = {}
-        for key, value in {**trainer.toy_options, **options}.items():
+        for key, value in {**trainer.toy_options, **(options or {})}.items():
             group, _, name = key.partition(".")
             groups.setdefault(group, {})[name] = value
         unknown = sorted(groups.keys() - {"method", "schedule", "model", "teacher", "roles", "task"})
@@ -68,7 +68,8 @@ class Case:
 
     def trainer(self) -> LocalTrainer:
         """A new one: it keeps no state of its own."""
-        made: LocalTrainer = self.cls(self.cls.Config(**self.options))  # type: ignore[call-arg]
+        cls: Any = self.cls  # that it is made from its Config is said in words, not in the abstract class
+        made: LocalTrainer = cls(cls.Config(**self.options))
         return made
 
     @property

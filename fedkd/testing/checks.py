@@ -41,7 +41,7 @@ def check_local_trainer(
     """
     for task in sorted(cls.tasks):
         require(task in toys, f"{cls.__name__}, task {task}: there is no toy world for this task; give one in `toys`")
-        case = Case.of(cls, toys[task], options or {})
+        case = Case.of(cls, toys[task], options)
         for check in CHECKS:
             try:
                 check(case)

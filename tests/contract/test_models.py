@@ -17,6 +17,7 @@ from fedkd.models.outputs import logits_of
 from fedkd.models.pool import ClientModels, ModelPool, snapshot
 from fedkd.models.spec import ModelSpec
 from fedkd.testing.toys import digest_of, stored
+from tests.models.test_prompted import OPTIONS as TINY_UNET
 
 pytestmark = [pytest.mark.usefixtures("one_torch_thread"), pytest.mark.parametrize("name", MODELS)]
 
@@ -26,25 +27,7 @@ HEADS: Mapping[str, str] = {  # all others classify
     "tiny_diffusion": "diffusion",
     "prompted_unet": "diffusion",
 }
-OPTIONS: Mapping[str, Any] = {  # of models that are large by default
-    "prompted_unet": {
-        "unet": {
-            "block_out_channels": [8, 16],
-            "layers_per_block": 1,
-            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-            "norm_num_groups": 4,
-            "attention_head_dim": 2,
-        },
-        "text": {
-            "vocab_size": 16,
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-        },
-    },
-}
+OPTIONS: Mapping[str, Any] = {"prompted_unet": TINY_UNET}  # of models that are large by default
 PROMPTS = {"t": ((), "int64"), "prompt": ((6,), "int32")}
 
 

@@ -12,7 +12,6 @@ from fedkd.functional.adaspec import (
     expected_acceptance,
     forward_kl_rows,
     label_mask,
-    label_rows,
     same_choice,
     select_tokens,
     selected_loss,
@@ -78,13 +77,13 @@ def test_a_label_is_the_token_after_its_position() -> None:
     logits = torch.arange(12.0).reshape(2, 3, 2)
     labels = torch.tensor([[-100, 5, -100], [4, -100, -100]])
     assert label_mask(labels).tolist() == [[False, True, False], [True, False, False]]
-    assert label_rows(logits, labels).tolist() == [[2.0, 3.0], [6.0, 7.0]]
+    assert logits[label_mask(labels)].tolist() == [[2.0, 3.0], [6.0, 7.0]]
 
 
 @pytest.mark.parametrize("labels", [torch.full((2, 3), -100), torch.full((2, 1), -100)])
 def test_no_label_gives_no_rows_and_a_loss_of_zero_with_a_gradient_path(labels: Tensor) -> None:
     logits = random(2, labels.shape[1], 4).requires_grad_()
-    rows = label_rows(logits, labels)
+    rows = logits[label_mask(labels)]
     losses = forward_kl_rows(rows, rows.detach())
     keep = select_tokens(losses.detach(), keep_share=0.4)
     assert keep.shape == (0,)
@@ -199,8 +198,9 @@ def test_all_tokens_divides_by_the_tokens_of_the_step() -> None:
 def test_dropped_and_masked_tokens_have_no_gradient_and_target_and_reference_none_at_all() -> None:
     target, draft, reference = (random(2, 6, 5, seed=seed).requires_grad_() for seed in range(3))
     labels = torch.tensor([[-100, -100, 1, 2, 3, -100], [-100, 4, 0, 1, 2, 3]])
-    losses = forward_kl_rows(label_rows(draft, labels), label_rows(target, labels))
-    behind = forward_kl_rows(label_rows(reference, labels), label_rows(target, labels))
+    keep = label_mask(labels)
+    losses = forward_kl_rows(draft[keep], target[keep])
+    behind = forward_kl_rows(reference[keep], target[keep])
     keep = select_tokens(losses - behind, keep_share=0.4)
     selected_loss(losses, keep).backward()
     assert target.grad is None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.errors import ConfigError
-from fedkd.functional.adaspec import forward_kl_rows, label_mask, label_rows, select_tokens
+from fedkd.functional.adaspec import forward_kl_rows, label_mask, select_tokens
 from fedkd.functional.supports import top_support
 from fedkd.methods.adaspec.config import AdaSpecConfig
 from fedkd.methods.adaspec.lessons import Lessons, lessons_heard, lessons_of
@@ -58,7 +58,7 @@ def heard(target: nn.Module, top: int = 0) -> Lessons:
 def by_hand(target: nn.Module, draft: nn.Module, reference: nn.Module) -> tuple[Tensor, Tensor]:
     """Divergences of the draft, with gradients, and how far they lie above the reference's."""
     batch = TASK.batch(texts(), ALL, "cpu")
-    p, q, r = (label_rows(model(batch.tokens), batch.labels) for model in (target, draft, reference))
+    p, q, r = (model(batch.tokens)[label_mask(batch.labels)].float() for model in (target, draft, reference))
     losses = forward_kl_rows(q, p)
     return losses, (losses - forward_kl_rows(r, p)).detach()
 
