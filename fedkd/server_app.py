@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from datetime import datetime
 from pathlib import Path
 
@@ -25,6 +27,7 @@ def main(grid: Grid, context: Context) -> None:
     Raises:
         FedKDError: Flower then ends the run as failed; the reason also lies in the run folder as error.txt.
     """
+    settle_pyarrow()
     config = dict(context.run_config)
     resume_from = str(config.get("resume-from", ""))
     if resume_from and not Path(resume_from).is_absolute():
@@ -57,3 +60,13 @@ def main(grid: Grid, context: Context) -> None:
         reason.write_text(f"{said}\n")
         raise
     print_summary(summary, run.folder)
+
+
+def settle_pyarrow() -> None:
+    """Have pyarrow imported whole, where it is installed, before scikit-learn looks at it.
+
+    Flower starts Ray in another thread while this one works. Ray imports pyarrow; scikit-learn, which takes whatever
+    lies in `sys.modules` under that name, fails on one that is half there. An import statement waits for the other one.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pyarrow")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from fedkd import client_app
 from fedkd.errors import FedKDError, RunError
 from fedkd.federation import flower_fleet
 from fedkd.report.folder import RunFolder
-from fedkd.server_app import app
+from fedkd.server_app import app, settle_pyarrow
 from tests.federation.fake_grid import FakeGrid, Node
 
 TINY = {"preset": "local_only", "rounds": 1, "overrides": "schedule.private_steps = 1"}
@@ -79,3 +82,25 @@ def test_a_device_names_its_clients_and_folders() -> None:
 
 def test_a_simulated_node_names_nobody() -> None:
     assert client_app.node_of({"partition-id": 1, "num-partitions": 2}).client_ids is None
+
+
+def test_a_pyarrow_that_another_thread_imports_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(sys, "in_the_test", (half, go_on), raising=False)
+    (tmp_path / "pyarrow.py").write_text(
+        "import sys\nhalf, go_on = sys.in_the_test\nhalf.set()\nassert go_on.wait(60)\nTable = object\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pyarrow", raising=False)
+    as_ray_does = threading.Thread(target=importlib.import_module, args=("pyarrow",))
+    as_ray_does.start()
+    assert half.wait(60)
+    threading.Timer(0.2, go_on.set).start()
+    settle_pyarrow()
+    assert hasattr(sys.modules["pyarrow"], "Table")
+    as_ray_does.join()
+
+
+def test_without_pyarrow_there_is_nothing_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    settle_pyarrow()
