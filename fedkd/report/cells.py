@@ -24,6 +24,8 @@ from fedkd.types import Flat
 
 CELL_SCHEMA = 1
 CELLS = "cells"  # the folder of them
+# Keys that change no number of a run: where files lie, how it is worked off. A cell counts on any machine.
+NEUTRAL = ("engine.", "checkpoint.", "device", "data.root", "proxy.root", "filter.checkpoint")
 _DIGITS = 6  # of the series: as many as a plot or table shows, and a file of tens of kilobytes
 
 
@@ -34,6 +36,7 @@ class CellResult:
     Attributes:
         labels: axis -> value as a person reads it.
         fingerprint: digest of the keys that the numbers depend on; another one means that the cell was changed.
+        config: those keys; no path of the machine that measured, since cells are made to be passed on.
         error: why it failed; "" where it did not. A failed cell has neither summary nor series.
         series: by name, [round_id, value] of every round that has it: score by round, bytes up and down in the round.
         confusion: (classes, classes) counts summed over clients at the end, rows true; None where there is none.
@@ -71,6 +74,11 @@ class CellResult:
             raise DataError(f"{path} is no cell of a sweep ({error}); delete it, and the sweep runs it anew") from error
 
 
+def keys_of_numbers(config: Flat) -> Flat:
+    """The keys that a run's numbers depend on."""
+    return {key: value for key, value in config.items() if not key.startswith(NEUTRAL)}
+
+
 def cell_of_run(folder: RunFolder, summary: Summary, *, labels: Mapping[str, str], fingerprint: str) -> CellResult:
     """What a finished run leaves for the comparison."""
     history = History.read(folder.metrics_jsonl)
@@ -97,7 +105,7 @@ def cell_of_run(folder: RunFolder, summary: Summary, *, labels: Mapping[str, str
     return CellResult(
         labels=dict(labels),
         fingerprint=fingerprint,
-        config=load_file(folder.config_toml),
+        config=keys_of_numbers(load_file(folder.config_toml)),
         summary=summary,
         figures=client_figures(folder),
         series={name: points for name, points in series.items() if points},

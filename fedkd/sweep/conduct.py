@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fedkd.errors import ConfigError, DataError
-from fedkd.report.cells import CELLS, CellResult
+from fedkd.report.cells import CELLS, CellResult, keys_of_numbers
 from fedkd.sweep.plan import Cell, Sweep, fingerprint
 from fedkd.sweep.pool import Done
 
@@ -74,7 +74,10 @@ def failed(cell: Cell, error: str) -> CellResult:
     """The result of a cell whose process gave none."""
     experiment = cell.experiment()
     return CellResult(
-        labels=dict(cell.labels), fingerprint=fingerprint(experiment), config=experiment.flat(), error=error
+        labels=dict(cell.labels),
+        fingerprint=fingerprint(experiment),
+        config=keys_of_numbers(experiment.flat()),
+        error=error,
     )
 
 

@@ -17,11 +17,10 @@ from fedkd.errors import ConfigError, DataError, MissingExtraError
 from fedkd.experiment import CHOICES, PLAIN, Experiment, flatten
 from fedkd.federation.preflight import preflight
 from fedkd.lookup import nearest
+from fedkd.report.cells import keys_of_numbers
 from fedkd.report.compare.note import SweepNote
 from fedkd.types import Flat, Scalar
 
-# Keys that change no number of a run: a cell that was measured elsewhere, or with other paths, counts all the same.
-_NEUTRAL = ("engine.", "checkpoint.", "device", "data.root", "proxy.root", "filter.checkpoint")
 GROUPS = frozenset({*PLAIN, *CHOICES})
 _TABLES = ("sweep", "base", "axes", "published")
 
@@ -150,9 +149,7 @@ def check_sweep(sweep: Sweep) -> None:
 
 def fingerprint(experiment: Experiment, *, without: Sequence[str] = ()) -> str:
     """Digest of all keys that a run's numbers depend on."""
-    flat = {
-        key: value for key, value in experiment.flat().items() if not key.startswith(_NEUTRAL) and key not in without
-    }
+    flat = {key: value for key, value in keys_of_numbers(experiment.flat()).items() if key not in without}
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
 
 

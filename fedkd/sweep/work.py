@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkd.errors import FedKDError
-from fedkd.report.cells import CellResult, cell_of_run
+from fedkd.report.cells import CellResult, cell_of_run, keys_of_numbers
 from fedkd.sweep.plan import Cell, fingerprint
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # a cell that fails must not end the sweep; its text says what and where
         told = str(error) if isinstance(error, FedKDError) else f"{type(error).__name__}: {error}"
         _log.warning("cell %s failed", cell.name, exc_info=not isinstance(error, FedKDError))
-        result = CellResult(labels=dict(cell.labels), fingerprint=mark, config=experiment.flat(), error=told)
+        result = CellResult(
+            labels=dict(cell.labels), fingerprint=mark, config=keys_of_numbers(experiment.flat()), error=told
+        )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return asdict(result)

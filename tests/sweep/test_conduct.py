@@ -65,6 +65,13 @@ def test_a_stopped_sweep_goes_on_and_ends_with_the_same_numbers(small: Sweep, tm
     assert pending(small, tmp_path / "stopped") == []
 
 
+def test_cells_say_nothing_of_the_machine_that_measured_them(small: Sweep, tmp_path: Path) -> None:
+    sweep = load_sweep(tmp_path / "small.toml", {"data.root": str(tmp_path), "rounds": 1, "seed": 0})
+    for cell in conduct_sweep(sweep, tmp_path / "out", here):
+        assert str(tmp_path) not in json.dumps(dict(cell.config))
+        assert cell.config["rounds"] == 1
+
+
 def test_two_workers_give_the_numbers_of_this_process(small: Sweep, tmp_path: Path) -> None:
     here_alone = conduct_sweep(small, tmp_path / "one", here)
     two = conduct_sweep(small, tmp_path / "two", lambda cells: run_locally(cells, workers=2))
