@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, TypeAlias
@@ -71,7 +73,7 @@ class Worker:
         return reply
 
     def stop(self) -> None:
-        """End the child: politely by closing its input, after ten seconds by force. Nobody may be asking it."""
+        """End the child: politely by closing its input, after ten seconds by force. Who asks gets WorkerDiedError."""
         self._close(self.process.stdin)
         try:
             self.process.wait(timeout=10)
@@ -94,19 +96,41 @@ class Worker:
 
 
 def serve(start: Callable[[], Handler]) -> None:
-    """Answer requests from standard input until it closes, with what `start` makes."""
+    """Answer requests from standard input until it closes, with what `start` makes.
+
+    Who closes it while a request is worked on has let go of the reply, or was killed: the work then ends at once, as by
+    SIGTERM, and `finally` clauses run.
+    """
     import torch
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not land among the frames
+    frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    is_busy = threading.Event()
+
+    def listen() -> None:
+        while (frame := _receive(requests)) is not None:
+            frames.put(frame)
+        frames.put(None)
+        if is_busy.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=listen, daemon=True).start()
     handle = start()
-    while (common := _receive(requests)) is not None:
-        cohort = _receive(requests)
+    while (common := frames.get()) is not None:
+        cohort = frames.get()
         if cohort is None:
             return
-        _send(replies, handle(common, cohort))
+        is_busy.set()
+        reply = handle(common, cohort)
+        is_busy.clear()
+        try:
+            _send(replies, reply)
+        except BrokenPipeError:
+            return
 
 
 def _send(pipe: IO[bytes], data: bytes) -> None:

@@ -56,7 +56,7 @@ def run_locally(cells: Sequence[Cell], *, workers: int) -> Iterator[Done]:
         is_over.set()
         for child in tuple(children):
             if child.is_alive and any(thread.is_alive() for thread in threads):
-                child.kill()
+                child.stop()  # not kill: a cell removes its scratch folder
         for thread in threads:
             thread.join()
 

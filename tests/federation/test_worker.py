@@ -110,3 +110,27 @@ def test_a_dead_child_can_be_killed_and_stopped_again() -> None:
     child.stop()
     child.stop()
     assert child.process.returncode == 0
+
+
+def test_work_for_a_caller_who_was_killed_ends_at_once(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "from fedkd.federation.worker import serve\n"
+        "def answer(common, cohort):\n"
+        "    try:\n"
+        "        print('at work', flush=True)\n"  # goes to standard error
+        "        time.sleep(600)\n"
+        "    finally:\n"
+        f"        open({str(tmp_path / 'tidy')!r}, 'w').close()\n"
+        "serve(lambda: answer)\n"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, str(tmp_path / "slow.py")], **pipes) as child:
+        assert child.stdin is not None
+        assert child.stderr is not None
+        child.stdin.write(bytes(16))  # two empty frames
+        child.stdin.flush()
+        assert child.stderr.readline() == b"at work\n"
+        child.stdin.close()  # as the system does for one who was killed
+        assert child.wait(60) == 128 + signal.SIGTERM
+    assert (tmp_path / "tidy").exists()
