@@ -99,6 +99,8 @@ class Stream:
         limit: ids lie below it, outside proxy space; None allows any that is not negative (hashes of texts).
         columns: that may travel. Others are dropped at the client and refused at the border.
         has_support: the rows name the columns that they speak for, see `Rows.support`.
+        is_last_layer: features as the student's last linear layer is given them; that students agree in their width is
+            checked before a run.
         is_excerpt: what it says would be said in another stream if nothing were selected, so an unselected share has it
             not.
     """
@@ -112,6 +114,7 @@ class Stream:
     limit: int | None = None
     columns: frozenset[str] = frozenset()
     has_support: bool = False
+    is_last_layer: bool = False
     is_excerpt: bool = False
 
 

@@ -18,7 +18,7 @@ from fedkd.filters.base import Filter
 from fedkd.filters.kmeans import KMeansConfig, KMeansFilter
 from fedkd.methods.base import Context, LocalTrainer, State
 from fedkd.methods.soft_targets import SoftTargets, SoftTargetsConfig
-from fedkd.rows import Knowledge, Rows, Share
+from fedkd.rows import Knowledge, Rows, Share, Stream
 from fedkd.tasks.base import Evaluation
 from fedkd.testing import worlds
 from fedkd.types import Array, Ids, Metrics
@@ -116,6 +116,39 @@ class Talkative(LocalTrainer):
 
     def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
         return self.inner.evaluate(ctx, state, samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    width: int = 128
+
+
+@final
+class Features(LocalTrainer):
+    """Declares that it shares what the last layer of the student is given; only ever checked, never run."""
+
+    Config: ClassVar[type] = FeaturesConfig
+    tasks = frozenset({"classification"})
+    space = "class"
+    kinds = frozenset({"feature"})
+
+    def __init__(self, config: FeaturesConfig) -> None:
+        self.streams = lambda _: (Stream(space="class", kind="feature", width=config.width, is_last_layer=True),)
+
+    def init(self, ctx: Context) -> State:
+        raise NotImplementedError
+
+    def fit(self, ctx: Context, state: State, knowledge: Knowledge) -> tuple[State, Metrics]:
+        raise NotImplementedError
+
+    def predict(self, ctx: Context, state: State, samples: Samples, ids: Ids) -> tuple[Rows, ...]:
+        raise NotImplementedError
+
+    def share(self, ctx: Context, state: State, rows: tuple[Rows, ...]) -> Share:
+        raise NotImplementedError
+
+    def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
+        raise NotImplementedError
 
 
 @final

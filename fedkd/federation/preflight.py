@@ -176,7 +176,7 @@ def _check_models(experiment: Experiment, dataset: Dataset) -> None:
     import torch
 
     from fedkd.models.build import build_model
-    from fedkd.models.check import check_model
+    from fedkd.models.check import check_feature_width, check_model
 
     groups: dict[Group, None] = {}
     for role in experiment.method.cls.models:
@@ -184,12 +184,16 @@ def _check_models(experiment: Experiment, dataset: Dataset) -> None:
             continue
         groups[role.group] = None
     spec = model_spec(experiment, dataset)
+    streams = streams_of(experiment.method.create(), task_of(experiment, dataset))
+    features = next((stream for stream in streams if stream.is_last_layer), None)
     for group in groups:
         config = getattr(experiment, group)
         for name in dict.fromkeys(config.names):
             with torch.random.fork_rng(devices=[]):
                 model = build_model(name, config, spec, group=group)
             check_model(model, spec, name=name, group=group)
+            if group == "model" and features is not None and experiment.scheme.create().spaces:
+                check_feature_width(model, features.width, name=name, scheme=experiment.scheme.name)
 
 
 def _lacks_weights(role: ModelRole, experiment: Experiment) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.errors import ConfigError
+from fedkd.models.heads import cut_head
 from fedkd.models.outputs import logits_of
 from fedkd.models.spec import ModelSpec
 
@@ -88,6 +89,18 @@ def check_model(
             key=f"{group}.name",
         ) from error
     _check_shape(tuple(logits.shape), spec, name=name, group=group)
+
+
+def check_feature_width(model: nn.Module, width: int, *, name: str, scheme: str) -> None:
+    """ConfigError where the last linear layer of `model` takes another width than what clients share; it loses it."""
+    _, own = cut_head(model, key="model.name")
+    if own != width:
+        raise ConfigError(
+            f"scheme {scheme!r} combines features of equal width over clients, and the method shares features of width "
+            f"{width}, but those of model {name!r} have width {own}; give all clients models of that feature width, "
+            "set the method's width, or share outputs instead",
+            key="model.name",
+        )
 
 
 def _check_shape(shape: tuple[int, ...], spec: ModelSpec, *, name: str, group: str) -> None:

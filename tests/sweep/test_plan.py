@@ -100,6 +100,16 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
             (ConfigError, DataError),
             r"cell preset=fd,model\.name=mlp,cnn,seed=0: model\.name names a cnn",
         ),
+        (
+            '"codec.name" = ["int8"]\n"method.payload" = ["hard"]\n"scheme.name" = ["selective_fd"]',
+            ConfigError,
+            r"seed=0: codec 'int8' carries .*, but method 'soft_targets' shares hard; choose another codec",
+        ),
+        (
+            '"method.name" = ["tests.doubles:Features"]\n"model.name" = ["mlp", "mlp,resnet8"]',
+            ConfigError,
+            r"model\.name=mlp,resnet8,seed=0: .*equal width.*width 128, but those of model 'resnet8' have width",
+        ),
     ],
 )
 def test_a_cell_that_cannot_run_is_named_before_anything_runs(
