@@ -84,6 +84,14 @@ def test_the_front_is_what_none_beats():
     assert [p.row for p in front_of(points[:1] + points[3:], higher_is_better=False)] == ["same"]
 
 
+def test_what_uploads_nothing_is_not_on_the_front(bare_cell):
+    labels = [{"method": name, "seed": "0"} for name in ("ceiling", "sends")]
+    cells = [bare_cell(labels[0], 0.9, upload_bytes=0), bare_cell(labels[1], 0.8, upload_bytes=1000)]
+    drawn, _ = draw_plots(view_of(make_grid(cells, SweepNote.of_plan("t", labels))))
+    rows = next(plot for plot in drawn if plot.name == "score_against_upload").rows
+    assert {row["method"]: row["is_on_front"] for row in rows} == {"ceiling": 0, "sends": 1}
+
+
 def test_ticks_of_bytes_are_round_and_few():
     assert round_bytes(900, 2500, most=4) == [1000, 2000]
     assert round_bytes(9e4, 4e5, most=4) == [1e5, 2e5]
