@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md and of the method cards anew from simulations/results/*.json.
+"""Write the tables of docs/ anew from the measured figures: simulations/results/*.json, simulations/compare/results/*.
 
 python docs/build_tables.py            # rewrite
 python docs/build_tables.py --check    # fail where the page is not what the data say
@@ -8,25 +8,38 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedkd.errors import DataError
 from fedkd.listing import listing
+from fedkd.report.compare.export import to_markdown
+from fedkd.report.compare.grid import read_grid
+from fedkd.report.compare.plots import write_plots
+from fedkd.report.compare.plots.panels import View
+from fedkd.report.compare.table import make_tables
 from fedkd.report.results import latest, read_results
 from fedkd.report.units import format_bytes, format_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "methods").glob("*.md")))
+PAGES = (
+    ROOT / "docs" / "results.md",
+    ROOT / "docs" / "comparisons.md",
+    *sorted((ROOT / "docs" / "methods").glob("*.md")),
+)
 RESULTS = ROOT / "simulations" / "results"
+SWEEPS = ROOT / "simulations" / "compare" / "results"
+PLOTS = ROOT / "docs" / "plots"
 _BLOCK = re.compile(
-    r"(<!-- (?P<kind>results|bench|figures|methods): (?P<name>\w+)(?P<rest>[^\n]*) -->\n)"
+    r"(<!-- (?P<kind>results|bench|figures|methods|compare): (?P<name>\w+)(?P<rest>[^\n]*) -->\n)"
     r"(?:(?!<!-- ).)*(?P<end><!-- end -->)",
     re.DOTALL,
 )
-_OPENING = re.compile(r"<!-- (?:results|bench|figures|methods): ")
+_OPENING = re.compile(r"<!-- (?:results|bench|figures|methods|compare): ")
 
 
 def table(name: str) -> str:
@@ -86,6 +99,24 @@ def figures(name: str, rest: str) -> str:
     return "\n".join([*lines, "", _how(records)]) + "\n"
 
 
+def comparison(name: str) -> str:
+    """What `fedkd compare` writes of the cells in simulations/compare/results/<name>: final figures, published ones."""
+    grid = read_grid(SWEEPS / name)
+    _, *lines = to_markdown(grid, make_tables(grid)[:1]).splitlines()
+    return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines).strip() + "\n"
+
+
+def write_sweep_plots(text: str) -> None:
+    """Draw the plots of sweeps that the page shows: `plots/<sweep>/<plot>.svg`."""
+    for name in sorted(set(re.findall(r"\(plots/(\w+)/", text))):
+        grid = read_grid(SWEEPS / name)
+        with tempfile.TemporaryDirectory() as scratch:
+            write_plots(View(grid=grid, table=make_tables(grid)[0]), Path(scratch))
+            for plot in re.findall(rf"\(plots/{name}/(\w+)\.svg\)", text):
+                (PLOTS / name).mkdir(parents=True, exist_ok=True)
+                shutil.copy(Path(scratch) / f"{plot}.svg", PLOTS / name / f"{plot}.svg")
+
+
 def methods(_: str) -> str:
     """The index of the cards, from the table in the code."""
     lines = ["| method | tasks | selects | exchanges | from |", "| --- | --- | --- | --- | --- |"]
@@ -139,7 +170,9 @@ def render(text: str) -> str:
     def made(found: re.Match[str]) -> str:
         if found["kind"] == "figures":
             return figures(found["name"], found["rest"])
-        return {"results": table, "bench": filter_bench, "methods": methods}[found["kind"]](found["name"])
+        return {"results": table, "bench": filter_bench, "methods": methods, "compare": comparison}[found["kind"]](
+            found["name"]
+        )
 
     if len(_BLOCK.findall(text)) != len(_OPENING.findall(text)):
         raise DataError("a block has no `<!-- end -->` before the next one begins; every block needs its own")
@@ -197,3 +230,4 @@ if __name__ == "__main__":
         sys.exit(f"{listed}: not what simulations/results say; run: make docs" if stale else 0)
     for page in stale:
         page.write_text(render(page.read_text()))
+        write_sweep_plots(page.read_text())
