@@ -50,6 +50,7 @@ def write_report(folder: RunFolder) -> Path:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False)
     page = environment.from_string(PAGE).render(
         css=markup(CSS),
+        kind="report",
         title=f"{summary['preset'] or 'run'} on {summary['dataset'] or 'unnamed data'}",
         subtitle=_subtitle(summary),
         is_finished=summary["metric_mean_final"] is not None or summary["acc_mean_final"] is not None,

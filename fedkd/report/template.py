@@ -41,7 +41,24 @@ a { color: var(--accent); } :focus-visible { outline: 2px solid var(--accent); o
 @media print { .scroll { max-height: none; } h3, figure { break-inside: avoid; } }
 """
 
-PAGE: Final = """\
+# How every page opens; `kind` is what it is to fedkd, for the browser's tab.
+OPENING: Final = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }} – fedkd {{ kind }}</title>
+<style>{{ css }}</style>
+</head>
+<body>
+<header>
+<h1>{{ title }}</h1>
+<p class="muted">{{ subtitle }}</p>
+"""
+
+PAGE: Final = (
+    """\
 {% macro clients_table() %}
 <div class="scroll" role="region" aria-label="Figures of each client" tabindex="0">
 <table>
@@ -55,18 +72,9 @@ PAGE: Final = """\
 </table>
 </div>
 {% endmacro -%}
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }} – fedkd report</title>
-<style>{{ css }}</style>
-</head>
-<body>
-<header>
-<h1>{{ title }}</h1>
-<p class="muted">{{ subtitle }}</p>
+"""
+    + OPENING
+    + """\
 {% if not is_finished %}<p class="notice" role="note">This run has not reached its closing evaluation:
 final figures are missing, and the plots show what there is.</p>{% endif %}
 </header>
@@ -134,3 +142,4 @@ run <code>fedkd report</code> on the folder to make it again.</footer>
 </body>
 </html>
 """
+)

@@ -33,6 +33,7 @@ def to_html(grid: Grid, tables: Sequence[Table], plots: Sequence[tuple[Plot, str
     problems = problems_of(grid)
     page: str = environment.from_string(template.PAGE).render(
         css=markup(CSS + template.CSS),
+        kind="comparison",
         title=grid.note.title,
         subtitle=_subtitle(grid),
         notice=_notice(grid),

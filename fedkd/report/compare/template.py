@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from fedkd.report.template import OPENING
+
 CSS: Final = """
 table.scores { width: auto; min-width: 100%; } table.scores th, table.scores td { padding-right: 1rem; }
 table.scores thead th { vertical-align: bottom; overflow-wrap: anywhere; } table.scores tbody th { position: sticky;
@@ -17,7 +19,8 @@ td.wrap { overflow-wrap: break-word; } figure { margin-top: .6rem; }
 p.legend { font-size: .9rem; color: var(--muted); } ul.remarks { font-size: .9rem; }
 """
 
-PAGE: Final = """\
+PAGE: Final = (
+    """\
 {% macro listing(label, head, rows, kind="listed") %}
 <div class="scroll" role="region" aria-label="{{ label }}" tabindex="0">
 <table class="{{ kind }}">
@@ -30,18 +33,9 @@ PAGE: Final = """\
 </table>
 </div>
 {% endmacro -%}
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }} – fedkd comparison</title>
-<style>{{ css }}</style>
-</head>
-<body>
-<header>
-<h1>{{ title }}</h1>
-<p class="muted">{{ subtitle }}</p>
+"""
+    + OPENING
+    + """\
 {% if notice %}<p class="notice" role="note">{{ notice }}</p>{% endif %}
 </header>
 <main>
@@ -108,3 +102,4 @@ PAGE: Final = """\
 </body>
 </html>
 """
+)
