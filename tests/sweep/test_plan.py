@@ -52,6 +52,13 @@ def test_a_base_may_be_an_experiment_file(tmp_path: Path) -> None:
     assert [cell.experiment().core.rounds for cell in made.cells] == [7, 7]
 
 
+def test_methods_and_whole_experiments_are_axes(tmp_path: Path) -> None:
+    methods = sweep('base.experiment = "methods/wad"\n[axes]\nmethod = ["wad", "soft_targets"]\n', tmp_path)
+    assert [cell.experiment().method.name for cell in methods.cells] == ["wad", "soft_targets"]
+    made = sweep('[axes]\nexperiment = ["methods/wad", "methods/bpkd"]\n', tmp_path)
+    assert [cell.experiment().task.name for cell in made.cells] == ["classification", "segmentation"]
+
+
 def test_the_fingerprint_is_of_what_moves_numbers(tmp_path: Path) -> None:
     first, second = sweep("[axes]\nseed = [0, 1]\n", tmp_path).cells
     assert fingerprint(first.experiment()) != fingerprint(second.experiment())
