@@ -218,5 +218,8 @@ def _torch_rng(seed: int) -> Iterator[None]:
 
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        if torch.accelerator.is_available():
+            torch.manual_seed(seed)
+        else:  # the same draws, without the stack trace that torch notes for an accelerator that may yet come
+            torch.default_generator.manual_seed(seed)
         yield
