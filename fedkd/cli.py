@@ -141,6 +141,8 @@ def compare(
     from fedkd.compose import parse_overrides
     from fedkd.sweep.command import run_compare
 
+    if not ray and (cpus_per_cell, gpus_per_cell) != (1.0, 0.0):
+        raise ConfigError("--cpus-per-cell and --gpus-per-cell are for --ray; add it, or leave them out", key="ray")
     run_compare(
         sweep,
         overrides=parse_overrides(config or []),

@@ -238,6 +238,51 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], fedkd: Fedkd, tmp_path
     assert snapshot(tmp_path) == {}
 
 
+# A sweep.
+
+
+SWEEP = """
+[sweep]
+title = "Tiny"
+[base]
+rounds = 1
+num_clients = 2
+schedule.private_steps = 1
+data.max_train = 100
+data.max_test = 20
+[axes]
+preset = ["edgefd", "local_only"]
+"""
+
+
+def test_a_sweep_ends_in_a_table_and_a_page_and_runs_nothing_twice(fedkd: Fedkd, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(SWEEP)
+    listed = fedkd("compare", tmp_path / "tiny.toml", "--out", tmp_path / "out", "--dry-run")
+    assert (listed.code, listed.out.split()) == (0, ["preset=edgefd,seed=0", "preset=local_only,seed=0"])
+    assert not (tmp_path / "out").exists()
+    found = fedkd("compare", tmp_path / "tiny.toml", "--out", tmp_path / "out", "--workers", 1)
+    assert found.code == 0, found.err
+    assert "Tiny: 2 cells, 0 there, 2 to run" in found.err
+    assert "2/2  preset=local_only,seed=0  acc " in found.err
+    assert "local_only" in found.out
+    assert str(tmp_path / "out" / "comparison.html") in found.out.replace("\n", "")
+    assert (tmp_path / "out" / "comparison.html").is_file()
+    again = fedkd("compare", tmp_path / "tiny.toml", "--out", tmp_path / "out")
+    assert (again.code, again.out) == (0, found.out)
+    assert "2 cells, 2 there, 0 to run" in again.err
+
+
+def test_a_sweep_that_cannot_be_is_one_readable_error(fedkd: Fedkd, tmp_path: Path) -> None:
+    for arguments, said in (
+        (["nowhere"], "fedkd: sweep 'nowhere' is neither a file nor the name of one in simulations/compare."),
+        (["digits", "--gpus-per-cell", "0.5"], "fedkd: --cpus-per-cell and --gpus-per-cell are for --ray"),
+    ):
+        found = fedkd("compare", *arguments, "--out", tmp_path / "out")
+        assert (found.code, found.out) == (1, "")
+        assert found.err.startswith(said)
+    assert snapshot(tmp_path) == {}
+
+
 def test_report_of_no_run_is_refused(fedkd: Fedkd) -> None:
     found = fedkd("report", "nowhere")
     assert (found.code, found.out) == (1, "")

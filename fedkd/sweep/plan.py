@@ -8,7 +8,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fedkd.types import Flat, Scalar
 
 GROUPS = frozenset({*PLAIN, *CHOICES})
 _TABLES = ("sweep", "base", "axes", "published")
+_ABOUT = ("name", "title")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,11 +33,14 @@ class Cell:
     Attributes:
         labels: axis -> the value as a person reads it, in the order of the axes.
         values: flat keys, those of [base] included.
+        origin: where they are from, for messages.
+        given: keys of the command line, which win.
     """
 
     labels: Mapping[str, str]
     values: Flat
     origin: str
+    given: Flat = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -46,10 +50,10 @@ class Cell:
 
     def experiment(self, extra: Flat | None = None) -> Experiment:
         """The experiment of this cell; ConfigError that names the cell where it makes none."""
-        values = {**self.values, **(extra or {})}
-        named = str(values.pop("experiment", ""))
+        layers = {self.origin: dict(self.values), "the command line": {**self.given, **(extra or {})}}
+        named = [str(layer.pop("experiment")) for layer in layers.values() if "experiment" in layer]
         try:
-            return compose(experiment=named, overrides={self.origin: values}).check()
+            return compose(experiment=named[-1] if named else "", overrides=layers).check()
         except ConfigError as error:
             raise ConfigError(f"cell {self.name}: {error}", key=error.key) from error
 
@@ -99,8 +103,9 @@ def load_sweep(path: Path, overrides: Flat | None = None) -> Sweep:
     cells = tuple(
         Cell(
             labels={axis: label for axis, (label, _) in zip(axes, chosen, strict=True)},
-            values={**base, **{key: value for _, values in chosen for key, value in values.items()}, **fixed},
+            values={**base, **{key: value for _, values in chosen for key, value in values.items()}},
             origin=origin,
+            given=fixed,
         )
         for chosen in itertools.product(*axes.values())
     )
@@ -111,6 +116,11 @@ def load_sweep(path: Path, overrides: Flat | None = None) -> Sweep:
             f"{origin}: two cells are called {twice!r}; give the values of an axis different labels", key="axes"
         )
     about = tree.get("sweep", {})
+    for key in about:
+        if key not in _ABOUT:
+            raise ConfigError(
+                f"{origin}: [sweep] has a key {key!r}{nearest(key, _ABOUT)} Expected: {', '.join(_ABOUT)}", key="sweep"
+            )
     title = str(about.get("title", path.stem))
     return Sweep(
         name=str(about.get("name", path.stem)),
@@ -162,6 +172,14 @@ def _axes(tree: Mapping[str, Any], path: Path, *, fixed: Flat) -> dict[str, list
                 f"sweep {path}: axis {axis!r} is {given!r}, expected a list of one or more values", key=axis
             )
         axes[axis] = [_value(axis, value, path) for value in given]
+    for axis, found in axes.items():
+        taken = sorted({key for _, values in found for key in values}.intersection(fixed) - {"seed"})
+        if taken:
+            raise ConfigError(
+                f"{taken[0]} is given on the command line as {fixed[taken[0]]!r}, but sweep {path} varies it (axis "
+                f"{axis!r}), so the labels of its cells would be wrong; leave it out, or change the sweep",
+                key=taken[0],
+            )
     if "seed" in fixed:
         axes["seed"] = [(str(fixed["seed"]), {"seed": fixed["seed"]})]
     seeds = axes.pop("seed", [("0", {"seed": 0})])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from fedkd.errors import RunError
 from fedkd.extras import need
 from fedkd.sweep.plan import Cell
 from fedkd.sweep.pool import Done, job_of
+
+REACH_S = 10.0  # for the head of the cluster to take a connection
 
 
 def run_on_ray(cells: Sequence[Cell], *, cpus: float, gpus: float) -> Iterator[Done]:
@@ -25,6 +28,7 @@ def run_on_ray(cells: Sequence[Cell], *, cpus: float, gpus: float) -> Iterator[D
     address = os.environ.get("RAY_ADDRESS")
     is_ours = not ray.is_initialized()
     if is_ours:
+        _check_reachable(address or "")
         try:
             ray.init(address=address, log_to_driver=False, include_dashboard=False, namespace="fedkd")
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -48,6 +52,17 @@ def run_on_ray(cells: Sequence[Cell], *, cpus: float, gpus: float) -> Iterator[D
     finally:
         if is_ours:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """RunError where nobody listens at host:port; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "://" in address:
+        return  # auto, local or a client's address: for Ray to find out
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise RunError(f"no Ray cluster at {address}: {error}; check RAY_ADDRESS") from error
 
 
 def _remote(job: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,17 @@ def test_any_key_is_an_axis_and_overrides_win(tmp_path: Path) -> None:
     assert {cell.experiment().core.rounds for cell in made.cells} == {2}
 
 
+def test_the_command_line_does_not_move_an_axis(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"partition\.name is given .* as 'iid', but sweep .* varies"):
+        sweep(TWO, tmp_path, **{"partition.name": "iid"})
+
+
+def test_a_wrong_key_of_the_command_line_is_told_as_such(tmp_path: Path) -> None:
+    made = sweep(TWO, tmp_path, **{"modl.hidden": 3})
+    with pytest.raises(ConfigError, match=r"unknown key 'modl\.hidden' \(from the command line\)"):
+        made.cells[0].experiment()
+
+
 def test_a_base_may_be_an_experiment_file(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text("rounds = 7\n")
     made = sweep(f'[base]\nexperiment = "{tmp_path}/base.toml"\n[axes]\nseed = [1, 2]\n', tmp_path)
@@ -76,6 +87,7 @@ def test_the_fingerprint_is_of_what_moves_numbers(tmp_path: Path) -> None:
         ("[axes]\nseed = [[1]]\n", r"axis 'seed' holds \[1\]"),
         ("[axes]\nseed = [0, 0]\n", "two cells are called 'seed=0'"),
         ("[axes\n", "no valid TOML"),
+        ("[sweep]\ntitel = 'x'\n[axes]\nseed = [0]\n", r"\[sweep\] has a key 'titel'; did you mean 'title'"),
     ],
 )
 def test_what_is_no_sweep_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -85,8 +85,8 @@ def test_the_front_is_what_none_beats():
 
 
 def test_what_uploads_nothing_is_not_on_the_front(bare_cell):
-    labels = [{"method": name, "seed": "0"} for name in ("ceiling", "sends")]
-    cells = [bare_cell(labels[0], 0.9, upload_bytes=0), bare_cell(labels[1], 0.8, upload_bytes=1000)]
+    labels = [{"method": name, "seed": "0"} for name in ("sends", "ceiling")]
+    cells = [bare_cell(labels[0], 0.8, upload_bytes=1000), bare_cell(labels[1], 0.9, upload_bytes=0)]
     drawn, _ = draw_plots(view_of(make_grid(cells, SweepNote.of_plan("t", labels))))
     rows = next(plot for plot in drawn if plot.name == "score_against_upload").rows
     assert {row["method"]: row["is_on_front"] for row in rows} == {"ceiling": 0, "sends": 1}

@@ -56,7 +56,8 @@ def draw(view: View) -> Plot | Skipped:
     )
     for each, column in zip(axes, here, strict=True):
         each.set_xscale("log")
-        for point in points[column]:
+        # Lines first: matplotlib cannot place one on an axis that one point has left without a width.
+        for point in sorted(points[column], key=lambda point: bool(point.sent)):
             _draw_point(each, view, point)
         _draw_front(each, fronts[column])
         _name_bytes(each, most=4 if len(here) > 2 else 6)
