@@ -227,7 +227,7 @@ if __name__ == "__main__":
     stale = [page for page in PAGES if page.read_text() != render(page.read_text())]
     if "--check" in sys.argv[1:]:
         listed = ", ".join(str(page.relative_to(ROOT)) for page in stale)
-        sys.exit(f"{listed}: not what simulations/results say; run: make docs" if stale else 0)
+        sys.exit(f"{listed}: not what the measured figures say; run: make docs" if stale else 0)
     for page in stale:
         page.write_text(render(page.read_text()))
         write_sweep_plots(page.read_text())

@@ -118,22 +118,8 @@ class Talkative(LocalTrainer):
         return self.inner.evaluate(ctx, state, samples)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeaturesConfig:
-    width: int = 128
-
-
-@final
-class Features(LocalTrainer):
-    """Declares that it shares what the last layer of the student is given; only ever checked, never run."""
-
-    Config: ClassVar[type] = FeaturesConfig
-    tasks = frozenset({"classification"})
-    space = "class"
-    kinds = frozenset({"feature"})
-
-    def __init__(self, config: FeaturesConfig) -> None:
-        self.streams = lambda _: (Stream(space="class", kind="feature", width=config.width, is_last_layer=True),)
+class NeverRun(LocalTrainer):
+    """For trainers whose declarations alone are looked at."""
 
     def init(self, ctx: Context) -> State:
         raise NotImplementedError
@@ -149,6 +135,24 @@ class Features(LocalTrainer):
 
     def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    width: int = 128
+
+
+@final
+class Features(NeverRun):
+    """Declares that it shares what the last layer of the student is given."""
+
+    Config: ClassVar[type] = FeaturesConfig
+    tasks = frozenset({"classification"})
+    space = "class"
+    kinds = frozenset({"feature"})
+
+    def __init__(self, config: FeaturesConfig) -> None:
+        self.streams = lambda _: (Stream(space="class", kind="feature", width=config.width, is_last_layer=True),)
 
 
 @final

@@ -5,16 +5,16 @@ from typing import Any, ClassVar, final
 import pytest
 
 from fedkd.combinations import check_streams, metric_of
-from fedkd.data.base import Samples
 from fedkd.errors import ConfigError
 from fedkd.exchange.codec import Codec, Encoded
 from fedkd.exchange.scheme import ServerContext, ServerScheme, ServerState
 from fedkd.experiment import Experiment
-from fedkd.methods.base import Context, LocalTrainer, State, streams_of
+from fedkd.methods.base import LocalTrainer, streams_of
 from fedkd.rows import KINDS, Knowledge, Rows, Share, Stream
-from fedkd.tasks.base import Evaluation, Task
+from fedkd.tasks.base import Task
 from fedkd.tasks.classification import Classification
-from fedkd.types import Flat, Ids, Metrics
+from fedkd.types import Flat
+from tests.doubles import NeverRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class ProbsOnly(Codec):
 
 
 @final
-class Counting(LocalTrainer):
+class Counting(NeverRun):
     """Two streams and a record."""
 
     Config: ClassVar[type] = NoConfig
@@ -53,21 +53,6 @@ class Counting(LocalTrainer):
             Stream(space="proxy", kind="logits", width=task.num_outputs),
             Stream(space="text", kind="score", width=1),
         )
-
-    def init(self, ctx: Context) -> State:
-        raise NotImplementedError
-
-    def fit(self, ctx: Context, state: State, knowledge: Knowledge) -> tuple[State, Metrics]:
-        raise NotImplementedError
-
-    def predict(self, ctx: Context, state: State, samples: Samples, ids: Ids) -> tuple[Rows, ...]:
-        raise NotImplementedError
-
-    def share(self, ctx: Context, state: State, rows: tuple[Rows, ...]) -> Share:
-        raise NotImplementedError
-
-    def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
-        raise NotImplementedError
 
 
 class Deaf(ServerScheme):

@@ -57,6 +57,25 @@ OPENING: Final = """\
 <p class="muted">{{ subtitle }}</p>
 """
 
+# The section of the plots, drawn or not.
+PLOTS: Final = """\
+<section aria-labelledby="plots">
+<h2 id="plots">Plots</h2>
+{% for plot in plots -%}
+<h3 id="plot-{{ plot.name }}">{{ plot.title }}</h3>
+<figure aria-labelledby="plot-{{ plot.name }}">
+{{ plot.svg }}
+<figcaption>{{ plot.caption }} <span>Numbers: <code>plots/{{ plot.name }}.csv</code></span></figcaption>
+</figure>
+{% endfor -%}
+{% if skipped %}<h3>Not drawn</h3>
+<ul class="muted">
+{% for plot in skipped %}<li>{{ plot.title }}: {{ plot.reason }}.</li>
+{% endfor -%}
+</ul>{% endif %}
+</section>
+"""
+
 PAGE: Final = (
     """\
 {% macro clients_table() %}
@@ -88,21 +107,9 @@ final figures are missing, and the plots show what there is.</p>{% endif %}
 </dl>
 <p class="muted">{{ metric_note }}</p>
 </section>
-<section aria-labelledby="plots">
-<h2 id="plots">Plots</h2>
-{% for plot in plots -%}
-<h3 id="plot-{{ plot.name }}">{{ plot.title }}</h3>
-<figure aria-labelledby="plot-{{ plot.name }}">
-{{ plot.svg }}
-<figcaption>{{ plot.caption }} <span>Numbers: <code>plots/{{ plot.name }}.csv</code></span></figcaption>
-</figure>
-{% endfor -%}
-{% if skipped %}<h3>Not drawn</h3>
-<ul class="muted">
-{% for plot in skipped %}<li>{{ plot.title }}: {{ plot.reason }}.</li>
-{% endfor -%}
-</ul>{% endif %}
-</section>
+"""
+    + PLOTS
+    + """\
 <section aria-labelledby="clients">
 <h2 id="clients">Clients</h2>
 {% if not client_rows %}<p class="muted">No figures of single clients were recorded.</p>

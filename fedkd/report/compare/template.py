@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fedkd.report.template import OPENING
+from fedkd.report.template import OPENING, PLOTS
 
 CSS: Final = """
 table.scores { width: auto; min-width: 100%; } table.scores th, table.scores td { padding-right: 1rem; }
@@ -69,21 +69,9 @@ PAGE: Final = (
 {{ listing("Published figures beside ours", published_head, published, "published") }}
 </section>
 {% endif -%}
-<section aria-labelledby="plots">
-<h2 id="plots">Plots</h2>
-{% for plot in plots -%}
-<h3 id="plot-{{ plot.name }}">{{ plot.title }}</h3>
-<figure aria-labelledby="plot-{{ plot.name }}">
-{{ plot.svg }}
-<figcaption>{{ plot.caption }} <span>Numbers: <code>plots/{{ plot.name }}.csv</code></span></figcaption>
-</figure>
-{% endfor -%}
-{% if skipped %}<h3>Not drawn</h3>
-<ul class="muted">
-{% for plot in skipped %}<li>{{ plot.title }}: {{ plot.reason }}.</li>
-{% endfor -%}
-</ul>{% endif %}
-</section>
+"""
+    + PLOTS
+    + """\
 {% if problems %}<section aria-labelledby="problems">
 <h2 id="problems">Cells without figures</h2>
 {% if problems|length > 20 %}<details><summary>Show all {{ problems|length }}</summary>

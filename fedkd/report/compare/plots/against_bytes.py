@@ -59,7 +59,8 @@ def draw(view: View) -> Plot | Skipped:
         # Lines first: matplotlib cannot place one on an axis that one point has left without a width.
         for point in sorted(points[column], key=lambda point: bool(point.sent)):
             _draw_point(each, view, point)
-        _draw_front(each, fronts[column])
+        if fronts[column]:
+            _draw_front(each, fronts[column])
         _name_bytes(each, most=4 if len(here) > 2 else 6)
         each.grid(color=GRID)
     leftmost(axes, view.metric)
