@@ -13,6 +13,7 @@ from fedkd.data.base import Samples
 from fedkd.data.proxy import Proxy
 from fedkd.errors import FedKDError
 from fedkd.federation import tree
+from fedkd.federation.fitting import Fitted, Visit
 from fedkd.federation.messages import RoundRequest, RoundResult
 from fedkd.federation.store import StateRef
 from fedkd.federation.wire import Parcel
@@ -46,24 +47,28 @@ def choose(workspace: Workspace, client_id: int, proxy: Samples, own_ids: Ids) -
     )
 
 
-def train(
+def visit(
     workspace: Workspace, request: RoundRequest, client_id: int, *, setup: dict[str, Any] | None, state: State | None
-) -> tuple[RoundResult, State, Parcel]:
-    """Fit, predict, share and evaluate; with the client's new state, live and as a parcel.
+) -> Visit:
+    """What the client's trainer is given.
 
     Args:
         setup: what was chosen from the proxy set; None where there is none.
         state: of the last round; None before the first.
     """
-    started = time.perf_counter()
     proxy = None if setup is None else workspace.proxy(request.proxy_version, setup, request.asked)
     ctx = workspace.context(client_id, round_id=request.round_id, closing=request.closing, proxy=proxy)
-    trainer = workspace.trainer
     if state is None:
-        state = trainer.init(ctx)
-    state, metrics = trainer.fit(ctx, state, request.knowledge.seen_by(client_id))
+        state = workspace.trainer.init(ctx)
+    return Visit(ctx, state, request.knowledge.seen_by(client_id))
+
+
+def finish(workspace: Workspace, request: RoundRequest, ctx: Context, fitted: Fitted) -> tuple[RoundResult, Parcel]:
+    """Predict, share and evaluate with what `fit` gave; and the new state as a parcel."""
+    started = time.perf_counter()
+    trainer, state, metrics = workspace.trainer, fitted.state, fitted.metrics
     _check_finite(metrics)
-    share = Share(client_id=client_id, round_id=request.round_id)
+    share = Share(client_id=ctx.client_id, round_id=request.round_id)
     if request.wants_share:
         share = share_of(trainer, ctx, state)
     score, tables, figures = None, {}, {}
@@ -78,9 +83,9 @@ def train(
         score=score,
         tables=tables,
         metrics=figures,
-        seconds=time.perf_counter() - started,
+        seconds=fitted.seconds + time.perf_counter() - started,
     )
-    return result, state, parcel
+    return result, parcel
 
 
 def _check_finite(figures: Metrics) -> None:

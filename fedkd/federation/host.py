@@ -16,7 +16,8 @@ import numpy as np
 from fedkd.data.base import Samples
 from fedkd.errors import BadReplyError, FedKDError
 from fedkd.federation import tree
-from fedkd.federation.client import choose, train
+from fedkd.federation.client import choose, finish, visit
+from fedkd.federation.fitting import Visit, fit_alone, fit_together, groups
 from fedkd.federation.messages import (
     ASSIGN,
     CONTRIBUTE,
@@ -149,22 +150,9 @@ class ClientHost:
     def _round(self, workspace: Workspace, shared: Parcel, clients: dict[int, Parcel]) -> Bundle:
         request = RoundRequest.from_bundles(shared, clients, workspace.downlink)
         states: dict[int, _New] = {}
-
-        def answer(client_id: int) -> Parcel:
-            setup_ref, state_ref = request.states[client_id]
-            result, state, parcel = train(
-                workspace,
-                request,
-                client_id,
-                setup=None if setup_ref is None else self._state(workspace, client_id, SETUP, setup_ref),
-                state=None if state_ref is None else self._state(workspace, client_id, STATE, state_ref),
-            )
-            reply = travels(result.to_parcel(workspace.uplink))
-            # Only now is nothing left that can fail: a client that raises keeps the state that it had.
-            states[client_id] = _New(state, parcel, result.ref)
-            return reply
-
-        parcels = _each([client_id for client_id in clients if client_id not in request.idle], answer)
+        parcels: dict[int, Parcel] = {}
+        for group in groups(workspace, [client_id for client_id in sorted(clients) if client_id not in request.idle]):
+            self._visit(workspace, request, group, states, parcels)
         parcels |= {client_id: Parcel({IDLE: True}) for client_id in sorted(request.idle)}
         is_written = self.write_through or request.durable
         if is_written:
@@ -174,6 +162,39 @@ class ClientHost:
         if self.write_through:
             self._forget(max(RESIDENT_CLIENTS, len(clients)))
         return Bundle(ROUND, Parcel(), parcels)
+
+    def _visit(
+        self,
+        workspace: Workspace,
+        request: RoundRequest,
+        group: Iterable[int],
+        states: dict[int, _New],
+        parcels: dict[int, Parcel],
+    ) -> None:
+        """Train a group of clients, each as if it were alone; adds to `states` and `parcels`."""
+        visits: dict[int, Visit] = {}
+
+        def arrive(client_id: int) -> None:
+            setup_ref, state_ref = request.states[client_id]
+            visits[client_id] = visit(
+                workspace,
+                request,
+                client_id,
+                setup=None if setup_ref is None else self._state(workspace, client_id, SETUP, setup_ref),
+                state=None if state_ref is None else self._state(workspace, client_id, STATE, state_ref),
+            )
+
+        parcels |= _failures(group, arrive)
+        together = fit_together(workspace, visits)
+
+        def leave(client_id: int) -> None:
+            fitted = together.get(client_id) or fit_alone(workspace, visits[client_id])
+            result, parcel = finish(workspace, request, visits[client_id].ctx, fitted)
+            parcels[client_id] = travels(result.to_parcel(workspace.uplink))
+            # Only now is nothing left that can fail: a client that raises keeps the state that it had.
+            states[client_id] = _New(fitted.state, parcel, result.ref)
+
+        parcels |= _failures(visits, leave)
 
     def _state(self, workspace: Workspace, client_id: int, slot: str, ref: StateRef) -> Any:
         """The expected state: resident where the digest agrees, else from the store."""
@@ -245,13 +266,23 @@ def failure_of(client_id: int, parcel: Parcel) -> ClientFailure | None:
 
 
 def _each(clients: Iterable[int], answer: Callable[[int], Parcel]) -> dict[int, Parcel]:
-    """One parcel per client: its answer, or why there is none. The one place that catches everything and goes on."""
-    parcels = {}
+    """One parcel per client: its answer, or why there is none."""
+    parcels: dict[int, Parcel] = {}
+
+    def note(client_id: int) -> None:
+        parcels[client_id] = answer(client_id)
+
+    return parcels | _failures(clients, note)
+
+
+def _failures(clients: Iterable[int], work: Callable[[int], None]) -> dict[int, Parcel]:
+    """Do the work for each client; why it could not be done, by client. The one place that catches all and goes on."""
+    failures = {}
     for client_id in sorted(clients):
         try:
-            parcels[client_id] = answer(client_id)
+            work(client_id)
         except FedKDError as error:
-            parcels[client_id] = Parcel({FAILURE: str(error)})
+            failures[client_id] = Parcel({FAILURE: str(error)})
         except Exception as error:
-            parcels[client_id] = Parcel({FAILURE: f"{type(error).__name__}: {error}"})
-    return parcels
+            failures[client_id] = Parcel({FAILURE: f"{type(error).__name__}: {error}"})
+    return failures

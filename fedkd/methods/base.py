@@ -19,6 +19,7 @@ from fedkd.types import Flat, Ids, Metrics
 if TYPE_CHECKING:
     import numpy as np
 
+    from fedkd.methods.lesson import Learned, Lesson
     from fedkd.models.pool import ClientModels
 
 State: TypeAlias = dict[str, Any]  # a tree of tensors, numbers, strings and lists: all that survives a round
@@ -95,6 +96,10 @@ class LocalTrainer(ABC):
     metric_higher_is_better: ClassVar[bool] = True  # of a metric of its own
     needs_full_proxy: ClassVar[bool] = False  # true: `predict` sees every asked row, not only the accepted ones
     rows_stand_alone: ClassVar[bool] = True  # false: a row depends on its batch, so `predict` sees every asked row
+    # Where `fit` can also be told as data, clients are trained side by side: `lesson` tells it (None: not this time),
+    # and `learned` gives what `fit` would have given. Define both; see fedkd.methods.lesson.
+    lesson: Callable[[Context, State, Knowledge], Lesson | None] | None = None
+    learned: Callable[[Context, State, Lesson, Learned], tuple[State, Metrics]] | None = None
     toy_options: ClassVar[
         Flat
     ] = {}  # `<group>.<key>` with which it is quick and learns on tiny data, for fedkd.testing

@@ -14,6 +14,7 @@ from fedkd.data.base import Samples
 from fedkd.functional.losses import class_sums, masked_mean, soft_target_rows
 from fedkd.methods.base import About, Context, LocalTrainer, State
 from fedkd.methods.evaluation import evaluate_rows
+from fedkd.methods.lesson import Learned, Lesson, Term, can_be_told, cross_entropy_term, lesson_of, private_material
 from fedkd.methods.local_training import student_optimizer, train_round
 from fedkd.models.optimizers import load_optimizer, optimizer_state
 from fedkd.models.pool import snapshot
@@ -73,11 +74,7 @@ class FederatedDistillation(LocalTrainer):
         model = ctx.models.load("student", state["student"])
         optimizer = student_optimizer(ctx, model)
         load_optimizer(optimizer, state["optimizer"])
-        targets, known = torch.zeros(classes, classes), torch.zeros(classes, dtype=torch.bool)
-        for rows in knowledge.rows("class"):
-            ids = torch.from_numpy(rows.ids)
-            targets[ids], known[ids] = torch.from_numpy(rows.values).softmax(-1), True
-        targets, known = targets.to(ctx.device), known.to(ctx.device)
+        targets, known = (table.to(ctx.device) for table in _targets(knowledge, classes))
         sums, counts = torch.zeros(classes, classes), torch.zeros(classes)
         train = ctx.data.train
 
@@ -102,6 +99,29 @@ class FederatedDistillation(LocalTrainer):
         }
         return state, metrics
 
+    def lesson(self, ctx: Context, state: State, knowledge: Knowledge) -> Lesson | None:
+        """`fit` as data."""
+        if not can_be_told(ctx):
+            return None
+        targets, known = (table.numpy() for table in _targets(knowledge, ctx.task.num_outputs))
+        drawn = Term(
+            rows=lambda logits, of: soft_target_rows(logits, of["target"], temperature=1.0),
+            keep="known",
+            weight=self.config.kd_weight,
+        )
+        labels = ctx.data.train.labels
+        private = private_material(ctx, cross_entropy_term(), drawn, target=targets[labels], known=known[labels])
+        return lesson_of(ctx, state, order="private_then_distil", private=private, keeps_answers=True)
+
+    def learned(self, ctx: Context, state: State, lesson: Lesson, learned: Learned) -> tuple[State, Metrics]:
+        """The state after `fit`, with the sums over the logits that were trained on."""
+        assert learned.answers is not None  # it asked for them
+        order = np.concatenate([index for (index,) in lesson.phases[0].batches])
+        labels = torch.from_numpy(ctx.data.train.labels[order]).long()
+        sums, counts = class_sums(learned.answers, labels, num_classes=ctx.task.num_outputs)
+        state = {"student": learned.weights, "optimizer": learned.optimizer, "sums": sums, "counts": counts}
+        return state, learned.metrics
+
     def predict(self, ctx: Context, state: State, samples: Samples, ids: Ids) -> tuple[Rows, ...]:
         """The student's logits; used for evaluation only."""
         model = ctx.models.load("student", state["student"])
@@ -118,3 +138,12 @@ class FederatedDistillation(LocalTrainer):
     def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
         """The task's figures of the student."""
         return evaluate_rows(self, ctx, state, samples)
+
+
+def _targets(knowledge: Knowledge, classes: int) -> tuple[Tensor, Tensor]:
+    """The others' probabilities by class (c, c), and which classes (c,) they spoke for."""
+    targets, known = torch.zeros(classes, classes), torch.zeros(classes, dtype=torch.bool)
+    for rows in knowledge.rows("class"):
+        ids = torch.from_numpy(rows.ids)
+        targets[ids], known[ids] = torch.from_numpy(rows.values).softmax(-1), True
+    return targets, known

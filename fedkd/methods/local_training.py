@@ -21,6 +21,7 @@ from fedkd.types import Ids, Metrics
 Loss: TypeAlias = Callable[[Ids], Tensor]  # the loss on a batch, given positions in its data
 RowsLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # student rows (m, c), targets (m, c) -> losses (m,)
 ORDERS = ("distil_then_private", "private_then_distil", "joint")
+PRIVATE_LOSS, DISTIL_LOSS = "private_loss", "distil_loss"  # names of the mean losses of a round
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,6 +61,46 @@ def batches(rng: np.random.Generator, size: int, batch: int, steps: int) -> Iter
                 return
             yield order[start : start + batch]
             done += 1
+
+
+@dataclass(frozen=True, eq=False)
+class RoundBatches:
+    """What a client trains on in a round: batches of positions in its private data, and in what it is taught."""
+
+    private: Iterator[Ids]
+    distil: Iterator[Ids]
+    steps: int  # of both together, where a step of `joint` takes one of each
+
+
+def round_batches(ctx: Context, order: str, *, num_targets: int, is_taught: bool) -> RoundBatches:
+    """The batches of this round, in the client's own order; see `train_round` for who has steps when."""
+    plan = ctx.schedule
+    size = len(ctx.data.train)
+    waits = order == "joint" and ctx.round_id == 0 and not is_taught
+    private_steps = 0 if ctx.closing or waits else plan.num_private_steps(size)
+    if not is_taught:
+        distil_steps = 0
+    else:
+        distil_steps = plan.num_private_steps(size) if order == "joint" else plan.num_distil_steps(num_targets)
+    private = batches(ctx.rng("private-order"), size, plan.private_batch, private_steps)
+    distil = batches(
+        ctx.rng("distil-order"),
+        num_targets,
+        plan.distil_batch,
+        min(distil_steps, 1) if plan.repeat_batch else distil_steps,
+    )
+    if plan.repeat_batch:
+        distil = itertools.chain.from_iterable(itertools.repeat(index, distil_steps) for index in distil)
+    steps = max(private_steps, distil_steps) if order == "joint" else private_steps + distil_steps
+    return RoundBatches(private, distil, steps)
+
+
+def lr_factor(ctx: Context, number: int, steps: int) -> float:
+    """What the learning rate of step `number` of `steps` is multiplied by.
+
+    The closing message takes the last round's rates once more: there is no run left for it.
+    """
+    return ctx.schedule.lr_factor(ctx.progress_at(number / steps - ctx.closing), step=1 / (steps * ctx.rounds))
 
 
 def private_loss(ctx: Context, model: nn.Module) -> Loss:
@@ -132,44 +173,25 @@ def train_round(
     Otherwise only the private part is trained without knowledge, and only the distillation part in the closing message.
     """
     plan = ctx.schedule
-    size = len(ctx.data.train)
-    waits = order == "joint" and ctx.round_id == 0 and distil is None
-    private_steps = 0 if ctx.closing or waits else plan.num_private_steps(size)
-    if distil is None:
-        distil_steps = 0
-    else:
-        distil_steps = plan.num_private_steps(size) if order == "joint" else plan.num_distil_steps(num_targets)
-    private_batches = batches(ctx.rng("private-order"), size, plan.private_batch, private_steps)
-    distil_batches = batches(
-        ctx.rng("distil-order"),
-        num_targets,
-        plan.distil_batch,
-        min(distil_steps, 1) if plan.repeat_batch else distil_steps,
-    )
-    if plan.repeat_batch:
-        distil_batches = itertools.chain.from_iterable(
-            itertools.repeat(index, distil_steps) for index in distil_batches
-        )
-    losses: dict[str, list[Tensor]] = {"private_loss": [], "distil_loss": []}
-    steps = max(private_steps, distil_steps) if order == "joint" else private_steps + distil_steps
+    planned = round_batches(ctx, order, num_targets=num_targets, is_taught=distil is not None)
+    losses: dict[str, list[Tensor]] = {PRIVATE_LOSS: [], DISTIL_LOSS: []}
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     model.train()
-    for number, (private_index, distil_index) in enumerate(_in_order(order, private_batches, distil_batches)):
+    for number, (private_index, distil_index) in enumerate(_in_order(order, planned.private, planned.distil)):
         if before_step:
-            before_step(ctx.progress_at(number / steps))
+            before_step(ctx.progress_at(number / planned.steps))
         if not plan.is_constant:
-            # The closing message takes the last round's rates once more: there is no run left for it.
-            factor = plan.lr_factor(ctx.progress_at(number / steps - ctx.closing), step=1 / (steps * ctx.rounds))
+            factor = lr_factor(ctx, number, planned.steps)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
         terms = []
         if private_index is not None:
             loss = private(private_index)
-            losses["private_loss"].append(loss.detach())  # its graph must not outlive the step
+            losses[PRIVATE_LOSS].append(loss.detach())  # its graph must not outlive the step
             terms.append(private_weight * loss)
         if distil is not None and distil_index is not None:
             loss = distil(distil_index)
-            losses["distil_loss"].append(loss.detach())
+            losses[DISTIL_LOSS].append(loss.detach())
             terms.append(kd_weight * loss)
         step(optimizer, torch.stack(terms).sum(), clip_norm=plan.clip_norm)
         if after_step:

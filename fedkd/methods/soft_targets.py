@@ -18,8 +18,17 @@ from fedkd.functional.losses import mae_rows, mse_rows, soft_cross_entropy_rows,
 from fedkd.functional.teachers import heard_columns, teacher_probs
 from fedkd.methods.base import About, Context, LocalTrainer, State
 from fedkd.methods.evaluation import evaluate_rows
+from fedkd.methods.lesson import (
+    Learned,
+    Lesson,
+    can_be_told,
+    cross_entropy_term,
+    distil_material,
+    lesson_of,
+    private_material,
+)
 from fedkd.methods.local_training import ORDERS, RowsLoss, distil_loss, private_loss, student_optimizer, train_round
-from fedkd.methods.taught import Taught
+from fedkd.methods.taught import Taught, once
 from fedkd.models.optimizers import load_optimizer, optimizer_state
 from fedkd.models.pool import snapshot
 from fedkd.rows import Knowledge, Rows, Share
@@ -83,11 +92,9 @@ class SoftTargets(LocalTrainer):
         model = ctx.models.load("student", state["student"])
         optimizer = student_optimizer(ctx, model)
         load_optimizer(optimizer, state["optimizer"])
-        heard = next((rows for rows in knowledge.rows("proxy") if not rows.variant), None)
         distil, num_targets = None, 0
-        if heard is not None and ctx.proxy is not None:
-            targets, rows_loss = self._targets(heard)
-            taught = Taught(targets, ctx.proxy.rows_per_sample)
+        if (teaching := self._teaching(ctx, knowledge)) is not None:
+            taught, rows_loss = teaching
             distil, num_targets = distil_loss(ctx, model, taught, rows_loss), len(taught)
         with ctx.torch_rng("fit"):
             metrics = train_round(
@@ -102,6 +109,20 @@ class SoftTargets(LocalTrainer):
                 kd_weight=self.config.kd_weight,
             )
         return {"student": snapshot(model), "optimizer": optimizer_state(optimizer)}, metrics
+
+    def lesson(self, ctx: Context, state: State, knowledge: Knowledge) -> Lesson | None:
+        """`fit` as data."""
+        if not can_be_told(ctx):
+            return None
+        distil, teaching = None, self._teaching(ctx, knowledge)
+        if teaching is not None:
+            distil = distil_material(ctx, *teaching, weight=self.config.kd_weight)
+        private = private_material(ctx, cross_entropy_term(), weight=self.config.private_weight)
+        return lesson_of(ctx, state, order=self.config.order, private=private, distil=distil)
+
+    def learned(self, ctx: Context, state: State, lesson: Lesson, learned: Learned) -> tuple[State, Metrics]:  # noqa: ARG002 - the contract's arguments
+        """The state after `fit`."""
+        return {"student": learned.weights, "optimizer": learned.optimizer}, learned.metrics
 
     def predict(self, ctx: Context, state: State, samples: Samples, ids: Ids) -> tuple[Rows, ...]:
         """The student's logits."""
@@ -123,6 +144,19 @@ class SoftTargets(LocalTrainer):
     def evaluate(self, ctx: Context, state: State, samples: Samples) -> Evaluation:
         """The task's figures of the student."""
         return evaluate_rows(self, ctx, state, samples)
+
+    def _teaching(self, ctx: Context, knowledge: Knowledge) -> tuple[Taught, RowsLoss] | None:
+        """What the knowledge's main rows teach, and the loss against it; None where there is nothing to learn from."""
+        heard = next((rows for rows in knowledge.rows("proxy") if not rows.variant), None)
+        if heard is None or ctx.proxy is None:
+            return None
+        per_sample = ctx.proxy.rows_per_sample
+
+        def make() -> tuple[Taught, RowsLoss]:
+            targets, rows_loss = self._targets(heard)
+            return Taught(targets, per_sample), rows_loss
+
+        return once(heard, (self.config, per_sample), make)
 
     def _targets(self, heard: Rows) -> tuple[Rows, RowsLoss]:
         """What the rows of the knowledge teach, and the loss against it."""

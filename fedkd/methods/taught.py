@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, TypeVar, final
 
 import numpy as np
 
 from fedkd.rows import Rows
 from fedkd.types import Array, Ids, Mask
+
+_T = TypeVar("_T")
+_MADE: weakref.WeakKeyDictionary[Rows, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
+
+
+def once(rows: Rows, key: Hashable, make: Callable[[], _T]) -> _T:
+    """What `make` makes of rows that many clients of a worker learn from: made for the first, kept while the rows are.
+
+    It must not hold the rows themselves, which would then never be let go of.
+    """
+    made = _MADE.setdefault(rows, {})
+    if key not in made:
+        made[key] = make()
+    found: _T = made[key]
+    return found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

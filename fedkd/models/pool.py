@@ -16,6 +16,7 @@ from fedkd.models.config import ModelConfig
 from fedkd.models.live import Live
 from fedkd.models.roles import ModelRole
 from fedkd.models.spec import ModelSpec
+from fedkd.models.stacked import Descent, Stack
 from fedkd.models.weights import digest_of_files, find_weights, restore, tensors_of
 
 _log = logging.getLogger(__name__)
@@ -173,6 +174,10 @@ class ClientModels:
         if weights is not None:
             restore(live.module, weights)
         return live.reset()
+
+    def stack(self, descent: Descent) -> Stack:
+        """An empty stack of students of this client's architecture."""
+        return Stack(self.pool.live(self.architecture, "student").reset(), descent, device=self.pool.device)
 
     def build(self, name: str, *, spec: ModelSpec | None = None, group: str = "method", **changes: Any) -> nn.Module:
         """A fresh model that a method's option names, on the device; pass it to `custom` to keep it live.

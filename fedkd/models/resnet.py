@@ -24,7 +24,7 @@ def build_resnet20(config: ModelConfig, spec: ModelSpec) -> nn.Module:
     return _resnet(3, config, spec)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut; a strided block halves the size and doubles the channels."""
 
     def __init__(self, inner: int, outer: int, stride: int) -> None:
@@ -52,7 +52,7 @@ def _resnet(blocks: int, config: ModelConfig, spec: ModelSpec) -> nn.Module:
     inner = 16
     for outer in (16, 32, 64):
         for number in range(blocks):
-            layers.append(_Block(inner, outer, stride=2 if number == 0 and outer > 16 else 1))
+            layers.append(Block(inner, outer, stride=2 if number == 0 and outer > 16 else 1))
             inner = outer
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(config.dropout), nn.Linear(64, spec.num_outputs)]
     return nn.Sequential(*layers, *head)

@@ -185,3 +185,24 @@ def require_finite(tree: Any, where: str) -> None:
     elif isinstance(tree, list):
         for number, node in enumerate(tree):
             require_finite(node, f"{where}[{number}]")
+
+
+def require_close(found: Any, expected: Any, where: str, *, atol: float = 1e-5, rtol: float = 1e-4) -> None:
+    """AssertionError with `where` and a path unless two trees are alike, numbers up to the tolerance."""
+    if isinstance(expected, dict):
+        require(
+            isinstance(found, dict) and sorted(found) == sorted(expected),
+            f"{where} has {sorted(found)}, expected {sorted(expected)}",
+        )
+        for key, value in expected.items():
+            require_close(found[key], value, f"{where}.{key}", atol=atol, rtol=rtol)
+    elif isinstance(expected, list | tuple):
+        require(len(found) == len(expected), f"{where} has {len(found)} entries, expected {len(expected)}")
+        for i, value in enumerate(expected):
+            require_close(found[i], value, f"{where}[{i}]", atol=atol, rtol=rtol)
+    elif isinstance(expected, torch.Tensor | np.ndarray | float):
+        off = np.abs(np.asarray(found, np.float64) - np.asarray(expected, np.float64))
+        far = off > atol + rtol * np.abs(np.asarray(expected, np.float64))
+        require(not far.any(), f"{where} is off by up to {off.max(initial=0.0):.2g}")
+    else:
+        require(found == expected, f"{where} is {found!r}, expected {expected!r}")

@@ -16,10 +16,11 @@ from fedkd.exchange.extras import EXTRAS
 from fedkd.exchange.float_codecs import Float16, FloatConfig
 from fedkd.experiment import Experiment, load_flat
 from fedkd.methods.base import About, LocalTrainer
+from fedkd.methods.stacked_training import train_stack
 from fedkd.models.config import ModelConfig
 from fedkd.rows import Knowledge, Rows
 from fedkd.tasks import TASKS
-from fedkd.testing.cases import NOBODY, NOTHING, Case, require, require_finite
+from fedkd.testing.cases import NOBODY, NOTHING, Case, require, require_close, require_finite
 from fedkd.testing.toys import QUICK, TOYS, Toy, digest_of, elsewhere, stored
 from fedkd.types import Flat
 
@@ -337,6 +338,34 @@ def agrees_with_cpu(case: Case, device: str) -> None:
         require(np.allclose(ours, theirs, rtol=1e-2, atol=1e-2), f"predictions on {device} are up to {apart:.3g} apart")
 
 
+def a_lesson_teaches_what_fit_teaches(case: Case) -> None:
+    """Where the trainer tells its `fit` as a lesson: two clients side by side come out as they do from `fit`."""
+    trainer = case.trainer()
+    require(
+        (trainer.lesson is None) == (trainer.learned is None),
+        "only one of `lesson` and `learned` is there: define both",
+    )
+    if trainer.lesson is None or trainer.learned is None:
+        return
+    half = case.toy.train.take(np.arange(len(case.toy.train) // 2))
+    clients = [case, case.among(client_id=case.toy.client_id + 1, train=half)]
+    for round_id, knowledge in enumerate((NOTHING, case.knowledge(range(2)))):
+        contexts = [each.toy.context(round_id) for each in clients]
+        states = [trainer.init(ctx) for ctx in contexts]
+        lessons = [trainer.lesson(ctx, state, knowledge) for ctx, state in zip(contexts, states, strict=True)]
+        told = [lesson for lesson in lessons if lesson is not None]
+        if len({lesson.key for lesson in told}) != 1 or len(told) < len(clients):
+            continue
+        stack = contexts[0].models.stack(told[0].descent)
+        for ctx, state, lesson, learned in zip(
+            contexts, states, told, train_stack(stack, told, device=case.toy.device), strict=True
+        ):
+            found, figures = trainer.learned(ctx, state, lesson, learned)
+            expected, expected_figures = trainer.fit(ctx, state, knowledge)
+            require_close(found, expected, f"client {ctx.client_id}, round {round_id}: the state")
+            require_close(figures, expected_figures, f"client {ctx.client_id}, round {round_id}: the figures")
+
+
 CHECKS: tuple[Check, ...] = (
     is_declared_well,
     its_config_survives_the_way_through_files,
@@ -355,6 +384,7 @@ CHECKS: tuple[Check, ...] = (
     its_state_is_plain_and_survives_storage,
     what_goes_in_is_not_touched,
     predicting_twice_says_the_same,
+    a_lesson_teaches_what_fit_teaches,
     the_closing_message_trains_on_nothing_private,
     knowledge_in_half_precision_stays_finite,
     cpu_and_gpu_agree,
