@@ -11,8 +11,11 @@ from pathlib import Path
 from fedkd.errors import FedKDError
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Put `data` at `path`; a reader finds the old file or the new one, whole, also after a power cut.
+
+    Args:
+        durable: false where only other processes of this machine need it: a power cut may then take it.
 
     Raises:
         FedKDError: the file cannot be written (no space, no permission, no such folder); the old one is untouched.
@@ -21,15 +24,17 @@ def write_atomic(path: Path, data: bytes) -> None:
     try:
         with beside.open("xb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def cannot_write(path: Path, error: OSError) -> FedKDError:

@@ -224,6 +224,17 @@ class ClientData:
         return self.roles[name]
 
     @property
+    def private_bytes(self) -> int:
+        """Memory of all samples but the test set, which clients share."""
+        own = {
+            id(array): array.nbytes
+            for name, role in self.roles.items()
+            if name != "test"
+            for array in role.arrays().values()
+        }
+        return sum(own.values())
+
+    @property
     def train(self) -> Samples:
         """Private, labelled training samples."""
         return self.role("train")

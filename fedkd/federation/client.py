@@ -15,7 +15,7 @@ from fedkd.errors import FedKDError
 from fedkd.federation import tree
 from fedkd.federation.fitting import Fitted, Visit
 from fedkd.federation.messages import RoundRequest, RoundResult
-from fedkd.federation.store import StateRef
+from fedkd.federation.store import StateRef, in_memory
 from fedkd.federation.wire import Parcel
 from fedkd.federation.workspace import Workspace
 from fedkd.filters.features import build_feature_map
@@ -63,8 +63,10 @@ def visit(
     return Visit(ctx, state, request.knowledge.seen_by(client_id))
 
 
-def finish(workspace: Workspace, request: RoundRequest, ctx: Context, fitted: Fitted) -> tuple[RoundResult, Parcel]:
-    """Predict, share and evaluate with what `fit` gave; and the new state as a parcel."""
+def finish(
+    workspace: Workspace, request: RoundRequest, ctx: Context, fitted: Fitted, *, is_written: bool
+) -> tuple[RoundResult, Parcel | None]:
+    """Predict, share and evaluate with what `fit` gave; and the new state as a parcel, if it is to be written."""
     started = time.perf_counter()
     trainer, state, metrics = workspace.trainer, fitted.state, fitted.metrics
     _check_finite(metrics)
@@ -76,10 +78,10 @@ def finish(workspace: Workspace, request: RoundRequest, ctx: Context, fitted: Fi
         found = trainer.evaluate(ctx, state, ctx.data.test)
         _check_finite({"the score": found.score, **found.metrics})
         score, tables, figures = found.score, dict(found.tables), found.metrics
-    parcel = tree.to_parcel(state)
+    parcel = tree.to_parcel(state) if is_written else None
     result = RoundResult(
         share=replace(share, metrics=metrics | share.metrics),
-        ref=StateRef("", tree.digest(parcel)),
+        ref=in_memory(request.round_id) if parcel is None else StateRef("", tree.digest(parcel)),
         score=score,
         tables=tables,
         metrics=figures,

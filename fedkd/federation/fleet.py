@@ -13,6 +13,8 @@ from fedkd.federation.host import failure_of
 from fedkd.federation.messages import ClientFailure, Request
 from fedkd.federation.wire import Parcel, unpack
 
+LARGEST_COHORT = 250  # clients of one message that nobody asked to be larger: its reply is in memory at once
+
 
 @dataclass(frozen=True, eq=False)
 class CohortReply:
@@ -57,15 +59,15 @@ class Fleet(ABC):
 
 
 def deal(client_ids: Sequence[int], num_nodes: int, clients_per_node: int) -> list[list[int]]:
-    """Cohorts of neighbouring clients.
+    """Cohorts of neighbouring clients: node i takes the cohorts i, i + num_nodes, ...
 
-    With `clients_per_node` 0 there are at most `num_nodes` cohorts of nearly equal size; otherwise cohorts of that
-    size, as many as needed: node i takes the cohorts i, i + num_nodes, ...
+    With `clients_per_node` 0 there is one cohort of nearly equal size for each node, or several where they would have
+    more than LARGEST_COHORT clients; otherwise cohorts of that size, as many as needed.
     """
     ids = sorted(client_ids)
     if clients_per_node:
         return [ids[start : start + clients_per_node] for start in range(0, len(ids), clients_per_node)]
-    cohorts = min(num_nodes, len(ids))
+    cohorts = min(num_nodes * -(-len(ids) // (num_nodes * LARGEST_COHORT)), len(ids))
     bounds = [len(ids) * number // cohorts for number in range(cohorts + 1)] if cohorts else [0]
     return [ids[low:high] for low, high in itertools.pairwise(bounds)]
 

@@ -34,6 +34,7 @@ from fedkd.federation.setup_messages import Assignment, Contribution, SetupResul
 from fedkd.federation.store import SETUP, StateRef, round_folder
 from fedkd.federation.wire import Bundle, Parcel, pack, travels, unpack
 from fedkd.federation.workspace import Node, Workspace
+from fedkd.rows import Rows
 from fedkd.version import __version__
 
 STATE = "state"  # slot of what a trainer keeps between rounds
@@ -54,11 +55,15 @@ class ClientHost:
     node: Node = field(default_factory=Node)
     write_through: bool = True
     _workspace: Workspace | None = None
+    _common: _Common | None = None
     _resident: dict[tuple[int, str], tuple[str, Any]] = field(default_factory=dict)
 
     def handle(self, common: bytes, cohort: bytes) -> bytes:
         """The reply to one request: its shared part and its cohort's part."""
-        shared, own = unpack(common), unpack(cohort)
+        # All cohorts of a round get the same shared part: it is read once, and so is the knowledge in it.
+        if self._common is None or self._common.data != common:
+            self._common = _Common(common, unpack(common))
+        shared, own = self._common.bundle, unpack(cohort)
         if shared.kind != own.kind:
             raise BadReplyError(f"request parts are of kinds {shared.kind!r} and {own.kind!r}")
         workspace = self._work_in(Job.from_json(shared.shared.header.get("job", {})))
@@ -148,16 +153,19 @@ class ClientHost:
         return Bundle(ASSIGN, Parcel(), parcels)
 
     def _round(self, workspace: Workspace, shared: Parcel, clients: dict[int, Parcel]) -> Bundle:
-        request = RoundRequest.from_bundles(shared, clients, workspace.downlink)
+        assert self._common is not None  # `shared` came with it
+        request = RoundRequest.from_bundles(shared, clients, workspace.downlink, common=self._common.knowledge)
+        self._common.knowledge = request.knowledge.common
+        is_written = self.write_through or request.durable
         states: dict[int, _New] = {}
         parcels: dict[int, Parcel] = {}
         for group in groups(workspace, [client_id for client_id in sorted(clients) if client_id not in request.idle]):
-            self._visit(workspace, request, group, states, parcels)
+            self._visit(workspace, request, group, states, parcels, is_written=is_written)
         parcels |= {client_id: Parcel({IDLE: True}) for client_id in sorted(request.idle)}
-        is_written = self.write_through or request.durable
         if is_written:
             self._add_unwritten(request, states, parcels)
-        self._adopt(workspace, STATE, round_folder(request.round_id) if is_written else "", states, parcels)
+        folder = round_folder(request.round_id) if is_written else ""
+        self._adopt(workspace, STATE, folder, states, parcels, durable=request.durable)
         workspace.store.prune(request.keep, before=request.round_id)
         if self.write_through:
             self._forget(max(RESIDENT_CLIENTS, len(clients)))
@@ -170,6 +178,8 @@ class ClientHost:
         group: Iterable[int],
         states: dict[int, _New],
         parcels: dict[int, Parcel],
+        *,
+        is_written: bool,
     ) -> None:
         """Train a group of clients, each as if it were alone; adds to `states` and `parcels`."""
         visits: dict[int, Visit] = {}
@@ -189,7 +199,7 @@ class ClientHost:
 
         def leave(client_id: int) -> None:
             fitted = together.get(client_id) or fit_alone(workspace, visits[client_id])
-            result, parcel = finish(workspace, request, visits[client_id].ctx, fitted)
+            result, parcel = finish(workspace, request, visits[client_id].ctx, fitted, is_written=is_written)
             parcels[client_id] = travels(result.to_parcel(workspace.uplink))
             # Only now is nothing left that can fail: a client that raises keeps the state that it had.
             states[client_id] = _New(fitted.state, parcel, result.ref)
@@ -220,28 +230,45 @@ class ClientHost:
             if client_id not in states and ref is not None and not ref.file:
                 digest, state = self._resident.get((client_id, STATE), ("", None))
                 if digest == ref.digest:
-                    states[client_id] = _New(state, tree.to_parcel(state), ref)
-                    parcels[client_id].header["ref"] = ref.to_json()
+                    states[client_id] = _New.of(state)
+                    parcels[client_id].header["ref"] = states[client_id].ref.to_json()
 
     def _adopt(
-        self, workspace: Workspace, slot: str, folder: str, states: dict[int, _New], parcels: dict[int, Parcel]
+        self,
+        workspace: Workspace,
+        slot: str,
+        folder: str,
+        states: dict[int, _New],
+        parcels: dict[int, Parcel],
+        *,
+        durable: bool = True,
     ) -> None:
         """Keep new states in memory; with a `folder` write them too, and tell in the replies where."""
         for client_id, new in states.items():
             self._keep(client_id, slot, new.ref.digest, new.live)
         if folder and states:
             digests = {client_id: new.ref.digest for client_id, new in states.items()}
-            name = workspace.store.write(folder, {i: new.parcel for i, new in states.items()}, digests)
+            written = {i: new.parcel for i, new in states.items() if new.parcel is not None}
+            name = workspace.store.write(folder, written, digests, durable=durable)
             for client_id in states:
                 parcels[client_id].header["ref"][0] = name
 
 
+@dataclass(eq=False)
+class _Common:
+    """The part of a request that all cohorts get: as it came, unpacked, and the knowledge in it once decoded."""
+
+    data: bytes
+    bundle: Bundle
+    knowledge: tuple[Rows, ...] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class _New:
-    """A state that is about to be adopted: live, as a parcel, and its reference, not written yet."""
+    """A state that is about to be adopted: live, its reference, and as a parcel where it is to be written."""
 
     live: Any
-    parcel: Parcel
+    parcel: Parcel | None
     ref: StateRef
 
     @classmethod

@@ -191,11 +191,18 @@ class RoundRequest:
         return Request(kind=ROUND, shared=Parcel(header, arrays), clients=clients)
 
     @classmethod
-    def from_bundles(cls, shared: Parcel, clients: Mapping[int, Parcel], codec: Codec) -> RoundRequest:
-        """The request as a worker receives it: only its own clients are in `states`."""
+    def from_bundles(
+        cls, shared: Parcel, clients: Mapping[int, Parcel], codec: Codec, *, common: tuple[Rows, ...] | None = None
+    ) -> RoundRequest:
+        """The request as a worker receives it: only its own clients are in `states`.
+
+        Args:
+            common: the knowledge in `shared`, where it has been decoded before.
+        """
         header = shared.header
         try:
-            common = decode_rows(header["rows"], shared.arrays, codec, "knowledge")
+            if common is None:
+                common = decode_rows(header["rows"], shared.arrays, codec, "knowledge")
             per_client = {i: decode_rows(p.header["rows"], p.arrays, codec, "knowledge") for i, p in clients.items()}
             asked = shared.arrays.get("asked")
             states = {}

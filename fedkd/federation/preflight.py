@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ class Plan:
     dataset: Dataset
     partition: PartitionTable
 
-    @property
+    @functools.cached_property
     def class_counts(self) -> Array:
         """Private samples by client and class, or group where samples have no single class (m, c)."""
         strata, number = self.dataset.train.strata, self.dataset.num_strata

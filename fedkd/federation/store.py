@@ -21,7 +21,10 @@ SETUP = "setup"  # what is found out once, before the first round: never pruned
 
 @dataclass(frozen=True)
 class StateRef:
-    """Where a client's state lies (relative to the state root; "" where it is only in memory) and its digest."""
+    """Where a client's state lies (relative to the state root; "" where it is only in memory) and its digest.
+
+    A state that is only in memory may have `in_memory(round)` in place of a digest.
+    """
 
     file: str
     digest: str
@@ -39,14 +42,21 @@ class StateRef:
         return cls(str(file), str(digest))
 
 
+def in_memory(round_id: int) -> StateRef:
+    """A state that its worker alone has, and which no other of that client can be taken for."""
+    return StateRef("", f"@{round_id}")
+
+
 @dataclass(frozen=True)
 class StateStore:
     """Files below an absolute root."""
 
     root: Path
 
-    def write(self, folder: str, parcels: Mapping[int, Parcel], digests: Mapping[int, str]) -> str:
-        """Write the states of a cohort, durably; the file's name relative to the root."""
+    def write(
+        self, folder: str, parcels: Mapping[int, Parcel], digests: Mapping[int, str], *, durable: bool = True
+    ) -> str:
+        """Write the states of a cohort; the file's name relative to the root. See `write_atomic` for `durable`."""
         first, last = min(parcels), max(parcels)
         name = f"{folder}/{first:06d}-{last:06d}-{len(parcels)}-{digests[first][:8]}.safetensors"
         header = {"clients": {str(i): [digests[i], parcels[i].header] for i in parcels}}
@@ -56,7 +66,7 @@ class StateStore:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(path, error) from error
-        write_atomic(path, save_arrays(header, arrays))
+        write_atomic(path, save_arrays(header, arrays), durable=durable)
         return name
 
     def read(self, ref: StateRef, client_id: int) -> Any:

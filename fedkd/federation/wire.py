@@ -24,7 +24,7 @@ DTYPES = frozenset(
     np.dtype(kind)
     for kind in (np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
 ) | frozenset(np.dtype(kind) for kind in (np.float16, np.float32, np.float64))
-_HEADER = "header"
+HEADER = "header"  # name of the array that holds a blob's JSON header
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ def save_arrays(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes
     """A safetensors blob; the header travels as an array of its own."""
     text = np.frombuffer(json.dumps(header, allow_nan=False, sort_keys=True).encode(), np.uint8)
     # safetensors writes the buffer as it lies: a strided view would arrive garbled. asarray keeps 0-d arrays 0-d.
-    packed: bytes = save({_HEADER: text, **{name: np.asarray(array, order="C") for name, array in arrays.items()}})
+    packed: bytes = save({HEADER: text, **{name: np.asarray(array, order="C") for name, array in arrays.items()}})
     return packed
 
 
@@ -117,13 +117,18 @@ def load_arrays(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     """Header and arrays of a blob; BadReplyError where it is none."""
     try:
         arrays = load(data)
-        header = json.loads(arrays.pop(_HEADER).tobytes(), parse_constant=_finite, parse_float=_finite)
+        header = header_in(arrays.pop(HEADER))
     except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise BadReplyError(f"no valid message: {error}") from error
     for name, array in arrays.items():
         if array.dtype not in DTYPES:
             raise BadReplyError(f"array {name!r} is {array.dtype}, expected whole numbers, floats or booleans")
-    return _mapping(header), arrays
+    return header, arrays
+
+
+def header_in(text: Array) -> dict[str, Any]:
+    """The JSON header in an array of bytes; ValueError or BadReplyError where it is none."""
+    return _mapping(json.loads(text.tobytes(), parse_constant=_finite, parse_float=_finite))
 
 
 def _finite(text: str) -> float:

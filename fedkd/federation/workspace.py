@@ -23,10 +23,11 @@ from fedkd.data.roles import deal
 from fedkd.errors import BadReplyError, StateError
 from fedkd.experiment import Experiment
 from fedkd.federation import tree
+from fedkd.federation.mapped import map_arrays
 from fedkd.federation.messages import Job
 from fedkd.federation.preflight import task_of
 from fedkd.federation.store import SETUP, StateStore
-from fedkd.federation.wire import Parcel, load_arrays, save_arrays
+from fedkd.federation.wire import Parcel, save_arrays
 from fedkd.files import write_atomic
 from fedkd.methods.base import Context, DeviceProfile, LocalTrainer
 from fedkd.streams import stream, stream_seed
@@ -35,6 +36,8 @@ from fedkd.types import Ids
 
 if TYPE_CHECKING:
     from fedkd.models.pool import ModelPool
+
+DATA_BYTES = 2**30  # of private samples that a worker keeps; those dealt first go first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,7 @@ class Workspace:
     job: Job
     node: Node
     _data: dict[int, ClientData] = field(default_factory=dict)
+    _data_bytes: int = 0
     _proxies: dict[str, Samples] = field(default_factory=dict)
 
     @functools.cached_property
@@ -144,22 +148,29 @@ class Workspace:
             private, plan = self.contribution(client_id)[1], self.experiment.roles
             rng = stream(self.experiment.core.seed, "roles", client=client_id)
             self._data[client_id] = deal(client_id, private, self.dataset.test, plan, rng)
+            self._data_bytes += self._data[client_id].private_bytes
+            while self._data_bytes > DATA_BYTES and len(self._data) > 1:
+                oldest = next(iter(self._data))  # dealing it anew costs one copy of its samples
+                self._data_bytes -= self._data.pop(oldest).private_bytes
         return self._data[client_id]
 
     def keep_proxy(self, version: str, samples: Samples) -> None:
-        """Store the proxy set beside the states: the next message may meet another process."""
-        self._proxies[version] = samples
+        """Store the proxy set beside the states, for the next message may meet another process.
+
+        From then on the workers of a machine share the file's memory.
+        """
         path = self._proxy_path(version)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, save_arrays({"version": version}, samples.arrays()))
+        self._proxies[version] = Samples.of_arrays(map_arrays(path)[1])
 
     def proxy_samples(self, version: str) -> Samples:
         """The proxy set of a version; StateError where this node does not have it whole."""
         if version not in self._proxies:
             path = self._proxy_path(version)
             try:
-                _, arrays = load_arrays(path.read_bytes())
+                _, arrays = map_arrays(path)
                 samples = Samples.of_arrays(arrays)
             except (OSError, BadReplyError, KeyError) as error:
                 raise StateError(f"proxy set {version[:8]} cannot be read from {path}: {error}; run anew") from error

@@ -17,7 +17,7 @@ from fedkd.models.live import Live
 from fedkd.models.roles import ModelRole
 from fedkd.models.spec import ModelSpec
 from fedkd.models.stacked import Descent, Stack
-from fedkd.models.weights import digest_of_files, find_weights, restore, tensors_of
+from fedkd.models.weights import digest_of_files, find_weights, tensors_of
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class ClientModels:
             StateError: the weights belong to another architecture.
         """
         live = self.pool.live(self._architecture(role), role)
-        restore(live.module, weights, strict=strict)
+        live.fill(weights, strict=strict)
         return live.freeze() if self.pool.role(role).frozen else live.reset()
 
     def frozen(self, role: str) -> nn.Module:
@@ -172,7 +172,7 @@ class ClientModels:
         """
         live = self.pool.custom((self.architecture, key), build)
         if weights is not None:
-            restore(live.module, weights)
+            live.fill(weights, strict=True)
         return live.reset()
 
     def stack(self, descent: Descent) -> Stack:

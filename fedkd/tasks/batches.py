@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from fedkd.errors import DataError
 from fedkd.types import Array, Ids
 
@@ -62,10 +64,15 @@ class DenoiseBatch:
 
 
 def tensor_of(array: Array, index: Ids, device: str) -> Tensor:
-    """The rows `index` of an array on the device: whole numbers as int64, which embeddings and losses take."""
+    """The rows `index` of an array on the device: whole numbers as int64, which embeddings and losses take.
+
+    Where `index` is a range, as in a prediction, it is the array's own memory: not to be written to.
+    """
     import torch
 
-    tensor = torch.from_numpy(array[index]).to(device)
+    is_range = len(index) > 1 and index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all()
+    rows = array[index[0] : index[-1] + 1] if is_range and array.flags.writeable else array[index]
+    tensor = torch.from_numpy(rows).to(device)
     return tensor if tensor.is_floating_point() or tensor.dtype == torch.bool else tensor.long()
 
 
