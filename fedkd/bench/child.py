@@ -51,6 +51,7 @@ def answer(work: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
     """Do `work` on the request from standard input and print its answer; what libraries print goes elsewhere."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
+        reply: dict[str, Any]
         try:
             reply = {"answer": work(json.load(sys.stdin))}
         except FedKDError as error:

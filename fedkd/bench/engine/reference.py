@@ -76,6 +76,7 @@ class _Steps:
         self.by_row = None if self.proxy is None else torch.full((len(self.proxy), classes), 1 / classes)
 
     def run(self) -> None:
+        """All of them once."""
         self.model.train()
         for loss in self._losses():
             self.optimizer.zero_grad(set_to_none=True)
@@ -84,8 +85,8 @@ class _Steps:
         self.model.eval()
         if self.proxy is not None:
             with torch.inference_mode():
-                for rows in self.proxy.split(_PREDICT_BATCH):
-                    self.model(rows).numpy()
+                for start in range(0, len(self.proxy), _PREDICT_BATCH):
+                    self.model(self.proxy[start : start + _PREDICT_BATCH]).numpy()
 
     def _losses(self) -> Iterator[Tensor]:
         if self.proxy is not None and self.by_row is not None:

@@ -13,7 +13,7 @@ from fedkd.errors import ConfigError
 from fedkd.experiment import Experiment
 from fedkd.federation.preflight import Plan
 from fedkd.functional.batching import batch_starts
-from fedkd.types import Flat
+from fedkd.types import Flat, Scalar
 
 CASES = ("wa_mlp", "wa_cnn", "wb_mlp", "wb_cnn")  # experiments in simulations/benchmarks/
 
@@ -26,18 +26,18 @@ def experiment_of(case: str, config: Flat) -> Experiment:
     """
     experiment = compose(experiment=f"benchmarks/{case}", overrides={"the command line": config}).check()
     plan, proxy = experiment.schedule, experiment.proxy
-    wanted = {
-        "device": (experiment.core.device, {"cpu"}, "processor time is read"),
-        "engine.workers": (experiment.engine.workers, {1}, "the time of one process is read"),
-        "participation": (experiment.core.participation, {1.0}, "every client works in every round"),
-        "method.name": (experiment.method.name, {"fd", "soft_targets"}, "their steps can be counted"),
-        "proxy.name": (proxy.name, {"none", "external"}, "clients keep all their rows"),
-        "schedule.private_steps": (plan.private_steps, {0}, "rows are counted by epochs"),
-        "schedule.distil_steps": (plan.distil_steps, {0}, "rows are counted by epochs"),
+    wanted: dict[str, tuple[Scalar, tuple[Scalar, ...], str]] = {
+        "device": (experiment.core.device, ("cpu",), "processor time is read"),
+        "engine.workers": (experiment.engine.workers, (1,), "the time of one process is read"),
+        "participation": (experiment.core.participation, (1.0,), "every client works in every round"),
+        "method.name": (experiment.method.name, ("fd", "soft_targets"), "their steps can be counted"),
+        "proxy.name": (proxy.name, ("none", "external"), "clients keep all their rows"),
+        "schedule.private_steps": (plan.private_steps, (0,), "rows are counted by epochs"),
+        "schedule.distil_steps": (plan.distil_steps, (0,), "rows are counted by epochs"),
     }
     for key, (value, allowed, why) in wanted.items():
         if value not in allowed:
-            expected = " or ".join(repr(each) for each in sorted(allowed))
+            expected = " or ".join(repr(each) for each in allowed)
             raise ConfigError(f"{key} is {value!r}, expected {expected} in a benchmark of the engine: {why}", key=key)
     if experiment.method.name == "soft_targets" and experiment.method.config.order == "joint":
         raise ConfigError(

@@ -5,10 +5,13 @@ Its handler and its thread pool are driven round by round as its own pipeline do
 
 from __future__ import annotations
 
+import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -23,6 +26,8 @@ from fedkd.data.base import Samples
 from fedkd.errors import ConfigError
 
 _SEED = 42
+_UNUSED = ("blazefl.core.utils", "blazefl.reproducibility.snapshot")  # imported by its packages, never called here
+_IS_OLDER = sys.version_info < (3, 14)  # which these two modules are written for
 _NOTES = (
     "its server shares softmax(mean of probabilities / 1.0), which is flatter than the mean that fedkd shares; its own "
     "model is not distilled, as W-B has none",
@@ -51,12 +56,19 @@ def run_case(request: dict[str, Any]) -> dict[str, Any]:
         trainer.epochs = 0  # as fedkd's closing message: what was averaged last is distilled, and nothing trained
         trainer.local_process(handler.downlink_package(), list(range(work.num_clients)))
         acc = mean_accuracy(_models(work, trainer), work.plan.dataset.test)
-    return read(work, clock, acc=acc, notes=_NOTES)
+    return read(work, clock, acc=acc, notes=(*_NOTES, _not_loaded()) if _IS_OLDER else _NOTES)
+
+
+def _not_loaded() -> str:
+    version = ".".join(map(str, sys.version_info[:2]))
+    return f"{' and '.join(_UNUSED)}, which its thread pool never calls, are not loaded: they are no Python {version}"
 
 
 def _pipeline(work: Work, path: Path, scratch: Path) -> tuple[Any, Any]:
     """Its server's handler and its clients' trainer."""
     folders = (path / "examples" / "step-by-step-dsfl", path / "src")
+    if _IS_OLDER:
+        sys.modules.update({name: _Unused(name) for name in _UNUSED})
     core = peer_module("blazefl.core", *folders, peer="BlazeFL")
     data = peer_module("dataset", *folders, peer="BlazeFL")
     algorithm = peer_module("algorithm", *folders, peer="BlazeFL")
@@ -105,6 +117,19 @@ def _pipeline(work: Work, path: Path, scratch: Path) -> tuple[Any, Any]:
     return handler, trainer
 
 
+class _Unused(ModuleType):
+    """In place of a module whose functions are imported, but never called here."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def refuse(*_: object, **__: object) -> NoReturn:
+            raise NotImplementedError(f"{self.__name__}.{name} is not loaded on this Python")
+
+        return refuse
+
+
 @dataclass(frozen=True, eq=False)
 class _Selector:
     """Its interface of model builders. Weights are drawn anew each time, so clients differ as they do in fedkd."""
@@ -139,7 +164,7 @@ def _proxy(work: Work) -> Samples:
     return replace(work.proxy, y=None)
 
 
-def _models(work: Work, trainer: Any) -> Any:
+def _models(work: Work, trainer: Any) -> Iterator[nn.Module]:
     for client_id in range(work.num_clients):
         model = new_model(work)
         model.load_state_dict(trainer.client_states[client_id].model)

@@ -104,11 +104,10 @@ def _write(samples: Samples, path: Path) -> None:
 
 
 def _notes(work: Work) -> tuple[str, ...]:
-    rows = len(work.plan.partition.indices[0])
-    batches = work.private_batches(rows)
+    rows, size = len(work.plan.partition.indices[0]), work.experiment.schedule.private_batch
+    left = f", and the short last one is left out: {rows - rows % size} of {rows} rows are trained on"
     return (
-        f"takes {batches[-1].stop if batches else 0} of a client's {rows} rows: batches come in the order of storage "
-        "and the short last one is left out",
+        f"batches come in the order of storage, unshuffled{left if rows % size else ''}",
         "distils by cross-entropy against the averaged logits as they are; fedkd by KL against their softmax",
         "its average has the client's own voice in it",
         "its evaluation is not run; data and models pass through files in each round, as in its own loop",

@@ -54,9 +54,17 @@ def peer_module(name: str, *folders: Path, peer: str) -> Any:
     except ModuleNotFoundError as error:
         missing = str(error.name)
         if missing.partition(".")[0] == name.partition(".")[0]:
-            raise FedKDError(f"the checkout has no module {missing!r}; take the version that README.md names") from error
+            raise FedKDError(
+                f"the checkout has no module {missing!r}; give a checkout of {peer} as it was published"
+            ) from error
         raise FedKDError(
             f"{peer} needs {missing!r}, which is not installed here; run: pip install {missing.partition('.')[0]}"
+        ) from error
+    except SyntaxError as error:
+        version = ".".join(map(str, sys.version_info[:2]))
+        raise FedKDError(
+            f"{error.filename}:{error.lineno} is no Python {version}; run the benchmark with the Python that {peer} "
+            "asks for"
         ) from error
 
 
