@@ -161,7 +161,7 @@ def _first(entry: Entry, entries: Sequence[Entry]) -> Entry:
 def _figures(entry: Entry, readings: Sequence[Reading]) -> dict[str, Any]:
     """The medians over repeats of medians over the rounds after the first."""
     cpu, wall = [_typical(each.cpu_s) for each in readings], [_typical(each.wall_s) for each in readings]
-    over = [1e3 * (c - each.bare_cpu_s) / each.clients for c, each in zip(cpu, readings, strict=True)]
+    over = [1e3 * _typical(_beyond(each)) / each.clients for each in readings]
     rate = [each.flops / c / 1e9 for c, each in zip(cpu, readings, strict=True)]
     peak = [each.gemm_flops_per_s / 1e9 for each in readings]
     first = readings[0]
@@ -176,7 +176,7 @@ def _figures(entry: Entry, readings: Sequence[Reading]) -> dict[str, Any]:
         "cpu_s_repeats": cpu,
         "wall_s": _median(wall),
         "updates_per_s": _median([first.clients / w for w in wall]),
-        "bare_cpu_s": _median([each.bare_cpu_s for each in readings]),
+        "bare_cpu_s": _median([_typical(each.bare_cpu_s) for each in readings]),
         "overhead_ms": _median(over),
         "peak_rss_bytes": int(_median([each.peak_rss_bytes for each in readings])),
         "upload_bytes": _bytes(first.upload_bytes),
@@ -204,6 +204,11 @@ def _ratio(entry: Entry, readings: Sequence[Reading], ours: Sequence[Reading]) -
         "acc": _median([each.acc for each in readings]),
         "acc_fedkd": _median([each.acc for each in ours]),
     }
+
+
+def _beyond(reading: Reading) -> list[float]:
+    """CPU seconds of each round beyond those of the bare loop after it."""
+    return [cpu - bare for cpu, bare in zip(reading.cpu_s, reading.bare_cpu_s, strict=True)]
 
 
 def _typical(by_round: Sequence[float]) -> float:

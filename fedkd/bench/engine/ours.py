@@ -26,11 +26,10 @@ def run_case(request: dict[str, Any]) -> dict[str, Any]:
     experiment = experiment_of(request["case"], request["config"])
     with tempfile.TemporaryDirectory(prefix="fedkd-bench-") as scratch:
         run = start_run(experiment, Path(scratch) / "run")
-        seen = _Listener(experiment.core.num_clients, experiment.core.rounds)
+        seen = _Listener(Work(experiment, run.plan))
         summary = conduct_locally(run, listeners=[seen], with_report=False)
     assert seen.clock is not None  # the set-up started it
     return read(
-        Work(experiment, run.plan),
         seen.clock,
         acc=summary["acc_mean_final"],
         upload_bytes=seen.upload_bytes,
@@ -42,24 +41,23 @@ def run_case(request: dict[str, Any]) -> dict[str, Any]:
 class _Listener:
     """Reads the clock at the end of each round: what a round does after that, a checkpoint, counts for the next."""
 
-    num_clients: int
-    rounds: int
+    work: Work
     clock: Clock | None = None
     upload_bytes: list[int] = field(default_factory=list)
     download_bytes: list[int] = field(default_factory=list)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        round_id = event["round_id"]
+        round_id, rounds = event["round_id"], self.work.experiment.core.rounds
         if m.SECONDS_ROUND in event:
             if round_id == SETUP_ROUND:
-                self.clock = Clock()
-            elif round_id < self.rounds and self.clock is not None:
+                self.clock = Clock(self.work)
+            elif round_id < rounds and self.clock is not None:
                 self.clock.tick()
-        elif SETUP_ROUND < round_id < self.rounds:
-            if event[m.GOOD_REPLIES] != self.num_clients:
+        elif SETUP_ROUND < round_id < rounds:
+            if event[m.GOOD_REPLIES] != self.work.num_clients:
                 raise RunError(
-                    f"round {round_id}: {event[m.GOOD_REPLIES]} good replies of {self.num_clients} clients, so its "
-                    "time means nothing; `fedkd run` with the same keys says why the others failed"
+                    f"round {round_id}: {event[m.GOOD_REPLIES]} good replies of {self.work.num_clients} clients, so "
+                    "its time means nothing; `fedkd run` with the same keys says why the others failed"
                 )
             self.upload_bytes.append(event[m.UPLINK_BYTES])
             self.download_bytes.append(event[m.DOWNLINK_BYTES])

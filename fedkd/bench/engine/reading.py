@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedkd.bench.child import peak_rss_bytes
 from fedkd.bench.engine.work import Work
 
 
-@dataclass(eq=False)
 class Clock:
-    """Processor and wall time of this process at the ends of rounds, from when it was made."""
+    """Processor and wall time of this process in each round, from when it was made.
 
-    cpu_s: list[float] = field(default_factory=lambda: [time.process_time()])
-    wall_s: list[float] = field(default_factory=lambda: [time.perf_counter()])
+    After each round it also takes the time of a bare loop over the same steps, which is then not part of the next
+    round: side by side, both meet the machine in the same state.
+    """
+
+    def __init__(self, work: Work) -> None:
+        from fedkd.bench.engine.reference import BareLoop
+
+        self.work = work
+        self.cpu_s: list[float] = []
+        self.wall_s: list[float] = []
+        self.bare_cpu_s: list[float] = []
+        self._bare = BareLoop(work)
+        self._start()
 
     def tick(self) -> None:
         """A round ends here."""
-        self.cpu_s.append(time.process_time())
-        self.wall_s.append(time.perf_counter())
+        self.cpu_s.append(time.process_time() - self._cpu)
+        self.wall_s.append(time.perf_counter() - self._wall)
+        self.bare_cpu_s.append(self.work.num_clients * self._bare.cpu_s())
+        self._start()
+
+    def _start(self) -> None:
+        self._cpu, self._wall = time.process_time(), time.perf_counter()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +43,7 @@ class Reading:
     """One run of one system. Lists are by round; what is not counted is None.
 
     Attributes:
-        bare_cpu_s: what `reference.bare_cpu_s` took for a round's work in the same process.
+        bare_cpu_s: what a bare loop over the steps of all clients took, after each round.
         flops: of a round's work.
         acc: mean accuracy of the clients on the whole test set, after the last round.
     """
@@ -44,13 +58,12 @@ class Reading:
     rows_trained: int
     rows_predicted: int
     flops: float
-    bare_cpu_s: float
+    bare_cpu_s: list[float]
     gemm_flops_per_s: float
     notes: list[str]
 
 
 def read(
-    work: Work,
     clock: Clock,
     *,
     acc: float,
@@ -58,14 +71,14 @@ def read(
     download_bytes: list[int] | None = None,
     notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The Reading of a run that is over, as a child's answer; measures the reference for it."""
-    peak = peak_rss_bytes()  # before the reference takes memory of its own
-    from fedkd.bench.engine.reference import bare_cpu_s, flops_per_round, gemm_flops_per_s
+    """The Reading of a run that is over, as a child's answer."""
+    peak, work = peak_rss_bytes(), clock.work  # the peak before what follows takes memory of its own
+    from fedkd.bench.engine.reference import flops_per_round, gemm_flops_per_s
 
     return asdict(
         Reading(
-            cpu_s=_lengths(clock.cpu_s),
-            wall_s=_lengths(clock.wall_s),
+            cpu_s=clock.cpu_s,
+            wall_s=clock.wall_s,
             upload_bytes=upload_bytes,
             download_bytes=download_bytes,
             peak_rss_bytes=peak,
@@ -74,12 +87,8 @@ def read(
             rows_trained=work.rows_trained,
             rows_predicted=work.rows_predicted,
             flops=flops_per_round(work),
-            bare_cpu_s=bare_cpu_s(work),
+            bare_cpu_s=clock.bare_cpu_s,
             gemm_flops_per_s=gemm_flops_per_s(),
             notes=list(notes),
         )
     )
-
-
-def _lengths(ends: list[float]) -> list[float]:
-    return [end - start for start, end in itertools.pairwise(ends)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,24 +17,13 @@ from fedkd.models.optimizers import make_optimizer
 
 GEMM_SIZE = 1024
 _GEMM_TRIES = 10
-_BARE_TRIES = 3
+_PASSES = 2
 _PREDICT_BATCH = DeviceProfile().predict_batch
 
 
 def new_model(work: Work) -> nn.Module:
     """The model of the case with fresh weights."""
     return server_model_builder(work.experiment, work.plan.dataset)()
-
-
-def bare_cpu_s(work: Work) -> float:
-    """CPU seconds that the steps of all clients in one round take in a loop that does nothing else: median of a few.
-
-    Forward, loss, backward and optimiser step on batches cut from tensors, and the predictions; no messages, no state
-    that is loaded or kept, no checks.
-    """
-    steps = _Steps(work)
-    steps.run()
-    return work.num_clients * float(np.median([_cpu_seconds(steps.run) for _ in range(_BARE_TRIES)]))
 
 
 def flops_per_round(work: Work) -> float:
@@ -55,8 +43,12 @@ def gemm_flops_per_s() -> float:
     return 2 * GEMM_SIZE**3 / seconds
 
 
-class _Steps:
-    """The steps of one client in one round, with everything at hand as tensors."""
+class BareLoop:
+    """The steps of one client in one round, and nothing else.
+
+    Forward, loss, backward and optimiser step on batches cut from tensors, and the predictions: no messages, no state
+    that is loaded or kept, no checks.
+    """
 
     def __init__(self, work: Work) -> None:
         plan, own = work.experiment.schedule, work.own(0)
@@ -75,13 +67,23 @@ class _Steps:
         self.by_class = torch.full((classes, classes), 1 / classes) if work.experiment.method.name == "fd" else None
         self.by_row = None if self.proxy is None else torch.full((len(self.proxy), classes), 1 / classes)
 
-    def run(self) -> None:
-        """All of them once."""
+    def cpu_s(self) -> float:
+        """CPU seconds of all steps, mean of a few passes."""
+        return _cpu_seconds(self._run) / _PASSES
+
+    def _run(self) -> None:
+        for _ in range(_PASSES):
+            self._train()
+            self._predict()
+
+    def _train(self) -> None:
         self.model.train()
         for loss in self._losses():
             self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             self.optimizer.step()
+
+    def _predict(self) -> None:
         self.model.eval()
         if self.proxy is not None:
             with torch.inference_mode():

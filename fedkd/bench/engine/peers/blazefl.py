@@ -52,11 +52,11 @@ def run_case(request: dict[str, Any]) -> dict[str, Any]:
             for package in trainer.uplink_package():
                 handler.load(package)
 
-        clock = timed_rounds(work.experiment.core.rounds, one_round)
+        clock = timed_rounds(work, one_round)
         trainer.epochs = 0  # as fedkd's closing message: what was averaged last is distilled, and nothing trained
         trainer.local_process(handler.downlink_package(), list(range(work.num_clients)))
         acc = mean_accuracy(_models(work, trainer), work.plan.dataset.test)
-    return read(work, clock, acc=acc, notes=(*_NOTES, _not_loaded()) if _IS_OLDER else _NOTES)
+    return read(clock, acc=acc, notes=(*_NOTES, _not_loaded()) if _IS_OLDER else _NOTES)
 
 
 def _not_loaded() -> str:

@@ -41,12 +41,12 @@ def run_case(request: dict[str, Any]) -> dict[str, Any]:
                     client.train()
                 server.receive_logits()
 
-            clock = timed_rounds(work.experiment.core.rounds, one_round)
+            clock = timed_rounds(work, one_round)
             models = (client_base.load_item(each.role, "model", each.save_folder_name) for each in server.clients)
             acc = mean_accuracy(models, work.plan.dataset.test)
         finally:
             os.chdir(scratch)
-    return read(work, clock, acc=acc, notes=_notes(work))
+    return read(clock, acc=acc, notes=_notes(work))
 
 
 def _server(work: Work, system: Path) -> tuple[Any, Any]:

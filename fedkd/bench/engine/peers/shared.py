@@ -84,10 +84,10 @@ class Headed(nn.Module):
         return out
 
 
-def timed_rounds(rounds: int, one_round: Callable[[], object]) -> Clock:
-    """The clock after so many rounds."""
-    clock = Clock()
-    for _ in range(rounds):
+def timed_rounds(work: Work, one_round: Callable[[], object]) -> Clock:
+    """The clock after all rounds."""
+    clock = Clock(work)
+    for _ in range(work.experiment.core.rounds):
         one_round()
         clock.tick()
     return clock
