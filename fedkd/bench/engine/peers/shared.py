@@ -53,13 +53,12 @@ def peer_module(name: str, *folders: Path, peer: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = str(error.name)
-        if missing.partition(".")[0] == name.partition(".")[0]:
+        root = missing.partition(".")[0]
+        if root == name.partition(".")[0] or any((folder / root).is_dir() for folder in folders):
             raise FedKDError(
                 f"the checkout has no module {missing!r}; give a checkout of {peer} as it was published"
             ) from error
-        raise FedKDError(
-            f"{peer} needs {missing!r}, which is not installed here; run: pip install {missing.partition('.')[0]}"
-        ) from error
+        raise FedKDError(f"{peer} needs {missing!r}, which is not installed here; run: pip install {root}") from error
     except SyntaxError as error:
         version = ".".join(map(str, sys.version_info[:2]))
         raise FedKDError(
