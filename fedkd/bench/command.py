@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 bench = typer.Typer(help="Measure what is claimed about speed and memory, on this machine.", no_args_is_help=True)
-
-
-@bench.callback()
-def _group() -> None:
-    """Keeps `bench filters` a command of its own while there is only one."""
 
 
 @bench.command()
@@ -28,6 +25,69 @@ def filters(
         typer.echo(json.dumps(found, indent=2))
         return
     _print(found)
+
+
+@bench.command()
+def engine(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are printed.")] = 3,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of a run; the first is not timed.")] = 5,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="wa_mlp, wa_cnn, wb_mlp or wb_cnn. Repeatable. \\[default: all]", show_default=False),
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option("--config", "-c", metavar="KEY=VALUE", help="A key for every run. Repeatable."),
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="KEY=VALUE",
+            help="Measure every case once more with this key, beside the first; several keys between quotes. "
+            "Repeatable.",
+        ),
+    ] = None,
+    peer: Annotated[
+        list[Any] | None,
+        typer.Option(
+            metavar="NAME PATH",
+            click_type=click.Tuple([str, click.Path(path_type=Path)]),
+            help="Also measure other people's code from your checkout of it: htfllib (cases wa_*) or blazefl (cases "
+            "wb_*). Repeatable.",
+        ),
+    ] = None,
+) -> None:
+    """Whole rounds of the local engine: CPU, wall time, overhead, memory, bytes, arithmetic rate; one thread.
+
+    Cases are experiments in simulations/benchmarks/, on drawn data. wa_*: federated distillation without a proxy set
+    (one epoch on 600 rows, batches of 10 or 32). wb_*: distillation over 1,000 proxy rows that no filter thins out (an
+    epoch of each, then predictions). *_mlp: 20 clients with 784-64-10; *_cnn: 10 clients with a small CNN.
+
+    Every run is a fresh process, and every repeat goes through all of them in turn, so that a busy machine slows all
+    alike. A round is timed from one reading of the process's clock to the next, messages, aggregation and checkpoints
+    included; evaluation comes after the last. Overhead is what a round takes beyond a bare PyTorch loop over the same
+    steps. What a peer does otherwise is printed below the table.
+    """
+    from fedkd.bench.engine.measure import Settings, measure
+    from fedkd.bench.engine.work import CASES
+
+    settings = Settings(
+        cases=case or CASES,
+        rounds=rounds,
+        repeats=repeats,
+        config=config or (),
+        variants=variant or (),
+        peers=[(name, Path(path)) for name, path in peer or ()],
+    )
+    found = measure(settings, say=lambda text: typer.echo(f"measuring {text}", err=True))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    from fedkd.bench.engine.table import print_engine
+
+    print_engine(found)
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -1,43 +1,28 @@
-"""Peak memory of one filter, in a process of its own: `python -m fedkd.bench.filter_memory NAME D K`."""
+"""Peak memory of one filter, in a process of its own: `python -m fedkd.bench.filter_memory`, asked by `ask_child`."""
 
 from __future__ import annotations
 
-import json
-import resource
 import sys
-from pathlib import Path
+from typing import Any
+
+from fedkd.bench.child import answer, peak_rss_bytes
 
 
-def peak_rss_bytes() -> int:
-    """The most memory that this process held.
-
-    Linux hands `ru_maxrss` on to a child process, so there the peak of this process alone comes from /proc.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, others kB
-
-
-def main() -> None:
-    """Fit and score one case; print what it took as JSON."""
+def measure_memory(request: dict[str, Any]) -> dict[str, Any]:
+    """Fit and score the case `name`, `d`, `k`; what that took."""
     from fedkd.bench.filter_cases import ROWS, Case, draw, new_filter, own_data
 
-    name, d, k = sys.argv[1:]
-    filter = new_filter(Case(name, int(d), int(k)))
-    (private, holdout), proxy = own_data(int(d)), draw(ROWS, int(d), seed=0)
+    case = Case(**request)
+    filter = new_filter(case)
+    (private, holdout), proxy = own_data(case.d), draw(ROWS, case.d, seed=0)
     before = peak_rss_bytes()
     filter.fit(private).calibrate(holdout).score(proxy)
-    found = {
+    return {
         "peak_rss_bytes": peak_rss_bytes(),
         "before_fit_bytes": before,  # Python, numpy, the filters' modules and the data
         "has_torch": "torch" in sys.modules,
     }
-    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main()
+    answer(measure_memory)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from fedkd.bench.child import ask_child
 from fedkd.bench.filter_cases import (
     BROADCAST_ROWS,
     PRIVATE,
@@ -30,10 +25,9 @@ from fedkd.bench.filter_cases import (
     own_data,
     scorer,
 )
-from fedkd.errors import FedKDError
-from fedkd.provenance import checkout, processor
+from fedkd.bench.record import interleaved, record_of
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+PACKAGES = ("numpy", "scipy", "scikit-learn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +63,12 @@ def measure(
         for d in widths:
             say(f"d = {d}")
             found += _measure_width(all_cases((d,)), repeats)
-    commit, is_dirty = checkout()
     return {
-        "command": f"fedkd bench filters --json --repeats {repeats}",
-        "commit": commit,
-        "is_dirty": is_dirty,
+        **record_of(f"fedkd bench filters --json --repeats {repeats}", PACKAGES),
         "rows": ROWS,
         "private": PRIVATE,
         "repeats": repeats,
         "threads": 1,
-        "machine": machine(),
         "cases": [asdict(each) for each in found],
         "ratios": [ratios(found, d=d) for d in widths],
     }
@@ -98,26 +88,11 @@ def ratios(found: list[Measured], *, d: int, k: int = 10) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """Where the figures come from."""
-    return {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
-    }
-
-
 def peak_memory(case: Case) -> dict[str, Any]:
     """What a process of its own took for a case."""
-    command = [sys.executable, "-m", "fedkd.bench.filter_memory", case.name, str(case.d), str(case.k)]
-    env = {**os.environ, **dict.fromkeys(THREADS, "1")}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise FedKDError(f"measuring the memory of {case.name} at d = {case.d} failed:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return ask_child(
+        "fedkd.bench.filter_memory", asdict(case), what=f"measuring the memory of {case.name} at d = {case.d}"
+    )
 
 
 def _measure_width(cases: list[Case], repeats: int) -> list[Measured]:
@@ -129,29 +104,27 @@ def _measure_width(cases: list[Case], repeats: int) -> list[Measured]:
         return new_filter(case).fit(private).calibrate(holdout)
 
     fitted = {case: fit(case) for case in timed if case.is_filter}
-    fit_s: dict[Case, list[float]] = {case: [] for case in timed}
-    score_s: dict[Case, list[float]] = {case: [] for case in timed}
-    for _ in range(repeats):
-        for case in timed:
-            if case.is_filter:
-                fit_s[case].append(_seconds(partial(fit, case)))
-            score_s[case].append(_seconds(partial(scorer(case, fitted.get(case)), proxy)))
+
+    def seconds(case: Case) -> tuple[float | None, float]:
+        fit_s = _seconds(partial(fit, case)) if case.is_filter else None
+        return fit_s, _seconds(partial(scorer(case, fitted.get(case)), proxy))
+
+    found = dict(zip(timed, interleaved(timed, repeats, seconds), strict=True))
     return [
-        _broadcast(case)
-        if case.name == "kulsif_broadcast"
-        else _measured(case, fit_s[case], score_s[case], fitted.get(case))
+        _broadcast(case) if case.name == "kulsif_broadcast" else _measured(case, found[case], fitted.get(case))
         for case in cases
     ]
 
 
-def _measured(case: Case, fit_s: list[float], score_s: list[float], fitted: Any) -> Measured:
+def _measured(case: Case, seconds: list[tuple[float | None, float]], fitted: Any) -> Measured:
+    fit_s = [fit for fit, _ in seconds if fit is not None]
     memory = peak_memory(case) if fitted is not None else {}
     return Measured(
         filter=case.name,
         d=case.d,
         k=case.k or None,
         fit_s=float(np.median(fit_s)) if fit_s else None,
-        score_s=float(np.median(score_s)),
+        score_s=float(np.median([score for _, score in seconds])),
         kept_bytes=fitted.kept_bytes if fitted is not None else None,
         peak_rss_bytes=memory.get("peak_rss_bytes"),
         before_fit_bytes=memory.get("before_fit_bytes"),

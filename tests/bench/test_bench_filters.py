@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from fedkd.bench import filter_cases, filters
 from fedkd.bench.filter_cases import Case, all_cases, broadcast_sum, draw, float32_sum, new_filter, own_data
-from fedkd.bench.filters import Measured, machine, measure, peak_memory, ratios
+from fedkd.bench.filters import PACKAGES, Measured, measure, peak_memory, ratios
+from fedkd.bench.record import machine
 from fedkd.cli import app
 from fedkd.errors import FedKDError
 from fedkd.functional.kernel_density import kernel_sum
@@ -95,7 +96,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_everything_is_measured() -> None:
     found = measure(repeats=2, widths=(16,))
     assert (found["rows"], found["repeats"], found["threads"]) == (300, 2, 1)
-    assert found["machine"] == machine()
+    assert found["machine"] == machine(PACKAGES)
     assert [(case["filter"], case["k"]) for case in found["cases"]] == [
         ("kmeans", 1), ("kmeans", 10), ("kmeans", 50), ("kulsif", None),
         ("kulsif_float32", None), ("kulsif_broadcast", None), ("ulsif", None),
