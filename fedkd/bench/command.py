@@ -28,6 +28,34 @@ def filters(
 
 
 @bench.command()
+def stacking(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians count.")] = 7,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model of the table alone. Repeatable. \\[default: all]", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Clients trained side by side against one after the other, by architecture and number; one thread.
+
+    What `engine.stack = "auto"` looks up (fedkd/models/stacks.json) is the part `measured` of the JSON.
+    """
+    from fedkd.bench.stacking import measure
+
+    found = measure(
+        repeats=repeats,
+        models=model or (),
+        device=device,
+        say=lambda text: typer.echo(f"measuring {text}", err=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    _print_stacking(found)
+
+
+@bench.command()
 def engine(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are printed.")] = 3,
@@ -88,6 +116,35 @@ def engine(
     from fedkd.bench.engine.table import print_engine
 
     print_engine(found)
+
+
+def _print_stacking(found: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("model", "input"):
+        table.add_column(name, no_wrap=True)
+    for name in ("parameters", "clients", "alone ms", "together ms", "gain"):
+        table.add_column(name, justify="right")
+    for line in found["timed"]:
+        table.add_row(
+            line["model"],
+            "x".join(map(str, line["input"])),
+            f"{line['parameters']:,}",
+            str(line["clients"]),
+            f"{line['alone_ms']:.3f}",
+            f"{line['together_ms']:.3f}",
+            f"{line['gain']:.2f}x",
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"milliseconds per client and step, batches of {found['measured'][0]['batch']}; one thread, medians of "
+        f"{found['repeats']}; {found['machine']['processor']}",
+        highlight=False,
+    )
 
 
 def _print(found: dict[str, Any]) -> None:
