@@ -77,7 +77,8 @@ def _legend(found: Mapping[str, Any]) -> list[str]:
     machine = found["machine"]
     return [
         "CPU, wall: of a round, median of the rounds after the first; over: CPU per client and round beyond that of a "
-        "bare PyTorch loop over the same steps in the same process; acc: mean of the clients after the last round",
+        "bare PyTorch loop over the same steps (channels last) in the same process; acc: mean of the clients after the "
+        "last round",
         f"GFLOP/s: forward and backward of the models by CPU time; GEMM: torch.mm 1024^3, {min(gemm):.0f} to "
         f"{max(gemm):.0f} GFLOP/s in these processes",
         f"{found['rounds']} rounds, medians of {found['repeats']} interleaved repeats, one thread; "
