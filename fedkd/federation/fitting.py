@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from fedkd.federation.workspace import Workspace
 from fedkd.methods.base import Context, State
-from fedkd.models.stacking import stack_size
 from fedkd.rows import Knowledge
 from fedkd.types import Metrics
 
@@ -40,28 +39,28 @@ class Fitted:
 
 def groups(workspace: Workspace, client_ids: Sequence[int]) -> Iterator[list[int]]:
     """The clients in the groups that are visited together: neighbours of one architecture, or each alone."""
-    trainer, settings = workspace.trainer, workspace.experiment.engine
     together: dict[str, list[int]] = {}
     for client_id in client_ids:
         architecture = workspace.pool.for_client(client_id).architecture
-        size = 1
-        if trainer.lesson is not None:
-            size = stack_size(workspace.pool, architecture, mode=settings.stack)
         group = together.setdefault(architecture, [])
         group.append(client_id)
-        if len(group) >= size:
+        if len(group) >= _size(workspace, architecture):
             yield together.pop(architecture)
     yield from together.values()
 
 
 def fit_together(workspace: Workspace, visits: Mapping[int, Visit]) -> dict[int, Fitted]:
-    """Trains those of a group that can be trained side by side; whoever is not in the answer trains alone, by `fit`."""
+    """Trains those of a group that can be trained side by side; whoever is not in the answer trains alone, by `fit`.
+
+    A client that could be stacked is, even where nobody is there to share with: its numbers are then the same whoever
+    is in its cohort.
+    """
     trainer = workspace.trainer
-    if len(visits) < 2 or trainer.lesson is None or trainer.learned is None:
-        return {}
     alike: dict[Hashable, dict[int, Lesson]] = {}
     started = time.perf_counter()
     for client_id, visit in visits.items():
+        if trainer.lesson is None or _size(workspace, visit.ctx.models.architecture) == 1:
+            return {}
         try:
             lesson = trainer.lesson(visit.ctx, visit.state, visit.knowledge)
         except Exception:  # `fit` will meet the same, and its failure is this client's alone
@@ -70,10 +69,16 @@ def fit_together(workspace: Workspace, visits: Mapping[int, Visit]) -> dict[int,
             alike.setdefault(lesson.key, {})[client_id] = lesson
     fitted: dict[int, Fitted] = {}
     for lessons in alike.values():
-        if len(lessons) > 1:
-            fitted |= _fit(workspace, visits, lessons)
-    each = (time.perf_counter() - started) / len(visits)
+        fitted |= _fit(workspace, visits, lessons)
+    each = (time.perf_counter() - started) / max(1, len(fitted))
     return {i: Fitted(found.state, found.metrics, each) for i, found in fitted.items()}
+
+
+def _size(workspace: Workspace, architecture: str) -> int:
+    """How many clients of an architecture to train side by side; 1 where each trains by `fit`."""
+    if workspace.trainer.lesson is None:
+        return 1
+    return workspace.pool.stack_size(architecture, mode=workspace.experiment.engine.stack)
 
 
 def fit_alone(workspace: Workspace, visit: Visit) -> Fitted:

@@ -25,6 +25,8 @@ from fedkd.types import Array, Ids, Metrics
 Companions: TypeAlias = Mapping[str, Tensor]  # what is known of the samples of a batch, by name
 TermLoss: TypeAlias = Callable[[Tensor, Companions], Tensor]  # logits (n, c) -> losses (n,), row by row
 
+_ROOM = 8  # batches of clients with less data than one batch are filled up to a multiple of it
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Term:
@@ -43,6 +45,8 @@ class Material:
         name: of its mean loss in the metrics.
         x: (n, ...) inputs.
         companions: (n', ...) targets, labels and masks by name.
+        batch: samples that each batch takes up; a shorter one is filled up with some that count for nothing. It depends
+            on this client alone, so that its numbers do not depend on whom it is trained beside.
         at: (n',) the input of each of them; None where they are the same.
         weight: of its loss in the step; the metrics have the loss without it.
     """
@@ -51,6 +55,7 @@ class Material:
     x: Array
     companions: Mapping[str, Array]
     terms: tuple[Term, ...]
+    batch: int
     at: Ids | None = None
     weight: float = 1.0
 
@@ -111,7 +116,8 @@ def private_material(ctx: Context, *terms: Term, weight: float = 1.0, **companio
     """The client's private samples, with their classes as `y` and further companions."""
     train = ctx.data.train
     known = {"y": train.labels.astype(np.int64, copy=False), **companions}
-    return Material(name=PRIVATE_LOSS, x=train.x, companions=known, terms=terms, weight=weight)
+    batch = _room(ctx.schedule.private_batch, len(train))
+    return Material(name=PRIVATE_LOSS, x=train.x, companions=known, terms=terms, batch=batch, weight=weight)
 
 
 def distil_material(ctx: Context, taught: Taught, rows_loss: RowsLoss, *, weight: float = 1.0) -> Material:
@@ -123,6 +129,7 @@ def distil_material(ctx: Context, taught: Taught, rows_loss: RowsLoss, *, weight
         x=ctx.proxy.samples.x,
         companions={"target": taught.rows.values},
         terms=(term,),
+        batch=_room(ctx.schedule.distil_batch, len(taught)),
         at=taught.sample_ids,
         weight=weight,
     )
@@ -160,7 +167,7 @@ def lesson_of(
     rates: tuple[float, ...] = (plan.lr_at(ctx.round_id),)
     if not plan.is_constant:
         rates = tuple(rates[0] * lr_factor(ctx, number, planned.steps) for number in range(planned.steps))
-    names = tuple(tuple((m.name, m.weight) for m in phase.materials) for phase in phases)
+    names = tuple(tuple((m.name, m.weight, m.batch) for m in phase.materials) for phase in phases)
     return Lesson(
         weights=state["student"],
         optimizer=state["optimizer"],
@@ -170,3 +177,8 @@ def lesson_of(
         key=(names, rates),
         keeps_answers=keeps_answers,
     )
+
+
+def _room(batch: int, samples: int) -> int:
+    """What batches of so many samples take up: all of a few sizes, so that clients with little data fit together."""
+    return min(batch, -(-samples // _ROOM) * _ROOM)

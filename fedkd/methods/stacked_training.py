@@ -19,8 +19,7 @@ _WINDOW_BYTES = 2**24  # companions gathered ahead, for as many steps as fit
 def train_stack(stack: Stack, lessons: Sequence[Lesson], *, device: str = "cpu") -> list[Learned]:
     """What comes of each lesson. Those of one key, of models that the stack was made for.
 
-    Clients with more steps come first in a phase, so that those still at work are a prefix; a batch that is shorter
-    than others of its step is filled up with samples that count for nothing.
+    Clients with more steps come first in a phase, so that those still at work are a prefix.
     """
     stack.load([lesson.weights for lesson in lessons], [lesson.optimizer for lesson in lessons])
     order = np.arange(len(lessons))  # which lesson each place of the stack holds
@@ -153,7 +152,7 @@ class _Feed:
         self._has_one_table = self._is_shared and all(
             m.companions[name] is first.companions[name] for m in materials for name in m.companions
         )
-        self._index, self.keep = _padded(batches)
+        self._index, self.keep = _padded(batches, first.batch)
         self.size = self._index.shape[2]  # samples in a batch of one client
         self.input_shape, self.dtype = first.x.shape[1:], first.x.dtype
         row_bytes = sum(table[:1].nbytes for table in first.companions.values())
@@ -201,13 +200,13 @@ class _Feed:
             self._materials[i].x.take(index[i] if at is None else at[index[i]], axis=0, out=each, mode="clip")
 
 
-def _padded(batches: Sequence[Sequence[Ids]]) -> tuple[Ids, Mask | None]:
+def _padded(batches: Sequence[Sequence[Ids]], size: int) -> tuple[Ids, Mask | None]:
     """Positions (steps, m, b), and which of them count: None where all do.
 
     Args:
         batches: of each client, in the order of falling numbers of steps.
+        size: b, what a batch is filled up to.
     """
-    size = max(len(index) for each in batches for index in each)
     table = np.zeros((len(batches[0]), len(batches), size), np.int64)
     keep = np.zeros(table.shape, bool)
     for i, each in enumerate(batches):

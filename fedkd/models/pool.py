@@ -17,6 +17,7 @@ from fedkd.models.live import Live
 from fedkd.models.roles import ModelRole
 from fedkd.models.spec import ModelSpec
 from fedkd.models.stacked import Descent, Stack
+from fedkd.models.stacking import stack_size
 from fedkd.models.weights import digest_of_files, find_weights, tensors_of
 
 _log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class ModelPool:
     _frozen: dict[tuple[str, str], Live] = field(default_factory=dict)
     _custom: dict[tuple[str, str], Live] = field(default_factory=dict)
     _starts: dict[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict)
+    _stack_sizes: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def for_client(self, client_id: int) -> ClientModels:
         """The pool as one client sees it."""
@@ -53,6 +55,14 @@ class ModelPool:
     def config_of(self, role: str) -> ModelConfig:
         """The configuration of a role's architecture."""
         return self.teacher if self.role(role).group == "teacher" else self.config
+
+    def stack_size(self, architecture: str, *, mode: str) -> int:
+        """How many students of an architecture to train side by side; see `fedkd.models.stacking`."""
+        key = (architecture, mode)
+        if key not in self._stack_sizes:
+            model = self.live(architecture, "student").module
+            self._stack_sizes[key] = stack_size(model, architecture, device=self.device, mode=mode)
+        return self._stack_sizes[key]
 
     def build(self, architecture: str, group: str = "model") -> nn.Module:
         """A model of one of the groups on the device; fresh weights come from torch's current random state."""

@@ -36,6 +36,7 @@ _WITHOUT_PARAMETERS = (
     nn.AdaptiveAvgPool2d,
     Block,
 )
+_ALIGNED = 64  # bytes; torch's own memory begins so
 _BUFFER = "momentum_buffer"  # torch's name of it, in the state of the optimiser
 
 
@@ -214,7 +215,7 @@ class _ConvPass(torch.autograd.Function):
         biases = [None] * len(weight) if bias is None else bias.unbind()
         ctx.twin = twin
         ctx.save_for_backward(x)
-        parts = zip(x.chunk(len(weight)), weight.unbind(), biases, strict=True)
+        parts = zip(_parts(x, len(weight)), weight.unbind(), biases, strict=True)
         return torch.cat([torch.ops.aten.convolution(part, w, b, *twin.options) for part, w, b in parts])
 
     @staticmethod
@@ -225,13 +226,18 @@ class _ConvPass(torch.autograd.Function):
         wanted = [ctx.needs_input_grad[0], True, "bias" in slots]
         found = [
             torch.ops.aten.convolution_backward(g, part, w, sizes, *ctx.twin.options, wanted)
-            for g, part, w in zip(gradient.chunk(len(weight)), x.chunk(len(weight)), weight.unbind(), strict=True)
+            for g, part, w in zip(_parts(gradient, len(weight)), _parts(x, len(weight)), weight.unbind(), strict=True)
         ]
         below, of_weight, of_bias = zip(*found, strict=True)
         slots["weight"].take(torch.stack(of_weight))
         if "bias" in slots:
             slots["bias"].take(torch.stack(of_bias))
         return torch.cat(below) if ctx.needs_input_grad[0] else None, None, None
+
+
+def _parts(x: Tensor, clients: int) -> list[Tensor]:
+    """Each client's part. Kernels may round otherwise where memory is not aligned, and no place is to be better."""
+    return [part if part.data_ptr() % _ALIGNED == 0 else part.clone() for part in x.chunk(clients)]
 
 
 @final

@@ -7,14 +7,13 @@ import json
 import math
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from fedkd.models.pool import ModelPool
+from torch import nn
+
+from fedkd.models.stacked import why_not_stackable
 
 LEAST_GAIN = 1.1  # a stack has to be that much faster than one client after the other
 ALWAYS = 20  # clients side by side where the table is not asked
-STACKS = ("auto", "always", "never")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +28,15 @@ class Measured:
     gain: float
 
 
-def stack_size(pool: ModelPool, architecture: str, *, mode: str) -> int:
-    """How many clients of this architecture to train side by side; 1 for each alone.
+def stack_size(model: nn.Module, architecture: str, *, device: str, mode: str) -> int:
+    """How many clients with such a model to train side by side; 1: train each by its trainer's `fit`.
 
     `auto` asks the table for the device and the architecture; what was not measured, or only with models of another
     size, trains alone. `always` asks it only how many.
     """
-    from fedkd.models.stacked import why_not_stackable
-
-    if mode == "never":
+    if mode == "never" or why_not_stackable(model):
         return 1
-    model = pool.live(architecture, "student").module
-    if why_not_stackable(model):
-        return 1
-    line = nearest(table(), pool.device, architecture, sum(each.numel() for each in model.parameters()))
+    line = nearest(table(), device, architecture, sum(each.numel() for each in model.parameters()))
     if mode == "always":
         return ALWAYS if line is None else line.clients
     return line.clients if line is not None and line.gain >= LEAST_GAIN else 1
