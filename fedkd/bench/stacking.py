@@ -56,7 +56,7 @@ def measure(
     *,
     repeats: int,
     models: Sequence[str] = (),
-    clients: Sequence[int] = CLIENTS,
+    clients: Sequence[int] = (),
     device: str = "cpu",
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -64,6 +64,7 @@ def measure(
 
     Args:
         models: names of the models to measure; none for all.
+        clients: numbers side by side; none for CLIENTS.
     """
     chosen = [each for each in ARCHITECTURES if not models or each.model in models]
     if not chosen or set(models) - {each.model for each in ARCHITECTURES}:
@@ -73,7 +74,7 @@ def measure(
     with one_torch_thread():
         for architecture in chosen:
             say(architecture.label)
-            found = [_measure(architecture, count, repeats, device) for count in clients]
+            found = [_measure(architecture, count, repeats, device) for count in clients or CLIENTS]
             timed += found
             best = max(found, key=lambda each: each["gain"])
             lines.append(
