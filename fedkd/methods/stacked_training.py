@@ -208,11 +208,17 @@ def _padded(batches: Sequence[Sequence[Ids]], size: int) -> tuple[Ids, Mask | No
         size: b, what a batch is filled up to.
     """
     table = np.zeros((len(batches[0]), len(batches), size), np.int64)
-    keep = np.zeros(table.shape, bool)
+    sizes = np.zeros(table.shape[:2], np.int64)
     for i, each in enumerate(batches):
+        counts = [len(index) for index in each]
+        sizes[: len(each), i] = counts
+        # A client's batches at once: one by one they took a tenth of the round.
+        if set(counts) == {size}:
+            table[: len(each), i] = np.concatenate(each).reshape(-1, size)
+            continue
         for step, index in enumerate(each):
             table[step, i, : len(index)] = index
             table[step, i, len(index) :] = index[0]
-            keep[step, i, : len(index)] = True
-    is_full = all(len(index) == size for each in batches for index in each)
+    keep = np.arange(size) < sizes[..., None]
+    is_full = bool((sizes == size).all(where=sizes > 0))
     return table, None if is_full else keep
