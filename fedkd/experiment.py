@@ -85,11 +85,13 @@ class EngineConfig:
     """How the simulation runs; changes no number of a run in which every client answers in time."""
 
     workers: int = 1  # processes that train clients side by side
+    gpus_per_worker: float = 0.0  # of the Flower engine: GPUs or a share of one; 0 shares out those of this machine
     round_timeout_s: float = 3600.0  # later replies count as failures; one local worker cannot be interrupted
     min_good_replies: int = 1  # fewer good replies than this end the run with QuorumError
 
     def __post_init__(self) -> None:
         check_range("workers", self.workers, low=1)
+        check_range("gpus_per_worker", self.gpus_per_worker, low=0.0)
         check_range("round_timeout_s", self.round_timeout_s, above=0.0)
         check_range("min_good_replies", self.min_good_replies, low=1)
 
