@@ -130,7 +130,7 @@ class Run:
     has_ended_itself: bool
 
 
-ROUNDS = 10
+ROUNDS = 8
 METHOD = {"method.name": "tests.doubles:Faulty"}
 FAULT = {"method.fault": "die", "method.clients": "3", "method.rounds": str(ROUNDS - 1)}
 
@@ -170,7 +170,7 @@ SWEEP = """
 [sweep]
 title = "Seeds"
 [base]
-rounds = 4
+rounds = 2
 num_clients = 4
 [axes]
 preset = ["edgefd", "local_only"]
