@@ -75,7 +75,7 @@ def _has_room(ray: Any, cpus: float, gpus: float) -> bool:
 
 
 def _told(ray: Any) -> str:
-    return ", ".join(f"{has.get('CPU', 0.0):g} and {has.get('GPU', 0.0):g}" for has in _alive(ray))
+    return ", ".join(dict.fromkeys(f"{has.get('CPU', 0.0):g} and {has.get('GPU', 0.0):g}" for has in _alive(ray)))
 
 
 def _check_reachable(address: str) -> None:
