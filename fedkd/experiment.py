@@ -87,12 +87,14 @@ class EngineConfig:
     workers: int = 1  # processes that train clients side by side
     stack: str = "auto"  # train clients of one architecture as one stack: auto (where that was measured faster), always
     # (where it can be done), never
+    gpus_per_worker: float = 0.0  # of the Flower engine: GPUs or a share of one; 0 shares out those of this machine
     round_timeout_s: float = 3600.0  # later replies count as failures; one local worker cannot be interrupted
     min_good_replies: int = 1  # fewer good replies than this end the run with QuorumError
 
     def __post_init__(self) -> None:
         check_range("workers", self.workers, low=1)
         check_choice("stack", self.stack, ("auto", "always", "never"))
+        check_range("gpus_per_worker", self.gpus_per_worker, low=0.0)
         check_range("round_timeout_s", self.round_timeout_s, above=0.0)
         check_range("min_good_replies", self.min_good_replies, low=1)
 

@@ -7,12 +7,15 @@ for and judged by Flower's word on how it ended.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+
+import numpy as np
 
 from fedkd.errors import FedKDError, MissingExtraError, RunError
 from fedkd.experiment import Experiment
@@ -118,7 +121,7 @@ def simulation_size(experiment: Experiment) -> dict[str, Scalar]:
     size: dict[str, Scalar] = {
         "num-supernodes": -(-core.num_clients // core.clients_per_node) if core.clients_per_node else workers,
         "client-resources-num-cpus": 1,
-        "client-resources-num-gpus": _gpu_share(core.device, workers),
+        "client-resources-num-gpus": _gpus_per_worker(experiment),
     }
     if not os.environ.get("RAY_ADDRESS"):  # a cluster that is there has the size it has
         size["init-args-num-cpus"] = workers  # as many actors as workers
@@ -151,10 +154,16 @@ def _kept_log(link: SuperLink, run_id: str, path: Path) -> Iterator[Path]:
     path.write_text(link.log(run_id))
 
 
-def _gpu_share(device: str, workers: int) -> float:
-    """GPUs per worker: all share one, where there is one and it is wanted."""
-    if device == "cpu":
-        return 0.0
-    import torch
+def _gpus_per_worker(experiment: Experiment) -> float:
+    """As the experiment says, else a fair share of the GPUs of this machine, where there are any and one is wanted.
 
-    return 1.0 / workers if torch.cuda.is_available() else 0.0
+    Flower keeps it in single precision. Where that rounds a share up, one worker fewer would fit on a GPU.
+    """
+    engine = experiment.engine
+    share = engine.gpus_per_worker
+    if not share and experiment.core.device != "cpu":
+        import torch
+
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        share = 1.0 / math.ceil(engine.workers / gpus) if gpus else 0.0  # no worker is spread over two of them
+    return share if float(np.float32(share)) <= share else math.floor(share * 1e4 - 1) / 1e4  # Ray counts in 1e-4

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.superlink.grid import InMemoryGrid
 
 from fedkd.compose import from_run_config
 from fedkd.errors import FedKDError
+from fedkd.federation.actor_pool import mend
 from fedkd.federation.flower_fleet import FlowerFleet
 from fedkd.report.console import Progress, print_summary
 from fedkd.report.folder import default_run_path, state_home_run_path
@@ -28,6 +32,8 @@ def main(grid: Grid, context: Context) -> None:
         FedKDError: Flower then ends the run as failed; the reason also lies in the run folder as error.txt.
     """
     settle_pyarrow()
+    if isinstance(grid, InMemoryGrid):
+        mend_simulation()
     config = dict(context.run_config)
     resume_from = str(config.get("resume-from", ""))
     if resume_from and not Path(resume_from).is_absolute():
@@ -60,6 +66,13 @@ def main(grid: Grid, context: Context) -> None:
         reason.write_text(f"{said}\n")
         raise
     print_summary(summary, run.folder)
+
+
+@functools.cache  # once for the process
+def mend_simulation() -> None:
+    """Have Flower's simulation, which runs in this process, live on without the Ray actors that die."""
+    ray_actor: Any = importlib.import_module("flwr.simulation.ray_transport.ray_actor")  # imports Ray
+    mend(ray_actor.BasicActorPool, ray_actor.ray)
 
 
 def settle_pyarrow() -> None:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -33,6 +34,7 @@ class FaultyConfig:
     fault: str = "none"
     clients: str = ""  # "2 3"; "all" for everyone
     rounds: str = ""
+    once: str = ""  # a file that does not exist yet: the fault makes it, and comes only where it is not there
 
     def __post_init__(self) -> None:
         check_choice("fault", self.fault, FAULTS)
@@ -86,7 +88,16 @@ class Faulty(LocalTrainer):
             fault == config.fault
             and str(ctx.round_id) in config.rounds.split()
             and (config.clients == "all" or str(ctx.client_id) in config.clients.split())
+            and (not config.once or _makes(Path(config.once)))
         )
+
+
+def _makes(file: Path) -> bool:
+    try:
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 @final

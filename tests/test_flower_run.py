@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -170,12 +171,30 @@ def test_a_ray_cluster_that_is_there_keeps_its_size(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("device", "has_gpu", "share"), [("cpu", True, 0.0), ("auto", True, 0.25), ("auto", False, 0.0)]
+    ("given", "gpus", "share"),
+    [
+        ({"device": "cpu"}, 1, 0.0),
+        ({}, 0, 0.0),
+        ({}, 1, 0.25),
+        ({}, 3, 0.5),  # of the four, two share a GPU: three quarters each would fit only three
+        ({}, 8, 1.0),
+        ({"engine.gpus_per_worker": 2.0}, 0, 2.0),  # the GPUs are elsewhere on the cluster
+    ],
 )
-def test_workers_share_the_gpu(device: str, has_gpu: bool, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    experiment = compose(overrides={"here": {"device": device, "engine.workers": 4}})
+def test_workers_share_the_gpus(given: dict[str, Scalar], gpus: int, share: float, monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    experiment = compose(overrides={"here": {"engine.workers": 4, **given}})
     assert flower_run.simulation_size(experiment)["client-resources-num-gpus"] == share
+
+
+@pytest.mark.parametrize("workers", range(1, 33))
+def test_as_many_workers_fit_on_a_gpu_as_share_it(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    size = flower_run.simulation_size(compose(overrides={"here": {"engine.workers": workers}}))
+    kept = float(np.float32(size["client-resources-num-gpus"]))  # as Flower's message keeps it
+    assert int(1.0 / kept) == workers  # as Flower counts
 
 
 def test_the_thin_app_is_two_imports(tmp_path: Path) -> None:

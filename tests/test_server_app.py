@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from flwr.app import Context, RecordDict
 from flwr.supercore.task_identity import TaskIdentity  # internal name
+from flwr.superlink.grid import InMemoryGrid
 
 from fedkd import client_app
 from fedkd.errors import FedKDError, RunError
 from fedkd.federation import flower_fleet
 from fedkd.report.folder import RunFolder
-from fedkd.server_app import app, settle_pyarrow
+from fedkd.server_app import app, mend_simulation, settle_pyarrow
 from tests.federation.fake_grid import FakeGrid, Node
 
 TINY = {"preset": "local_only", "rounds": 1, "overrides": "schedule.private_steps = 1"}
@@ -104,3 +105,26 @@ def test_a_pyarrow_that_another_thread_imports_is_waited_for(tmp_path: Path, mon
 def test_without_pyarrow_there_is_nothing_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     settle_pyarrow()
+
+
+def test_the_pool_of_flower_s_simulation_is_mended_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Flower's simulation needs the extra 'simulation'")
+    from flwr.simulation.ray_transport.ray_actor import BasicActorPool
+
+    as_it_was = BasicActorPool.submit
+    monkeypatch.setattr(BasicActorPool, "submit", as_it_was)
+    mend_simulation.cache_clear()
+    mend_simulation()
+    mended = BasicActorPool.submit
+    mend_simulation()
+    assert mended is BasicActorPool.submit is not as_it_was
+    mend_simulation.cache_clear()
+
+
+@pytest.mark.parametrize(("grid", "is_mended"), [(FakeGrid(Node(1)), False), (object.__new__(InMemoryGrid), True)])
+def test_nothing_is_mended_in_a_deployment(grid: Any, is_mended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr("fedkd.server_app.mend_simulation", lambda: calls.append(True))
+    with pytest.raises(FedKDError):  # before anything is sent
+        serve({"resume-from": "not/absolute"}, grid)
+    assert calls == [True] * is_mended

@@ -23,6 +23,7 @@ class CohortReply:
     shared: Parcel
     clients: dict[int, Parcel | ClientFailure] = field(default_factory=dict)
     header_bytes: int = 0  # framing: everything but the arrays
+    is_lost: bool = False  # the worker is gone; another one may be asked
 
     @property
     def peak(self) -> dict[int, int]:
@@ -89,6 +90,7 @@ def read_reply(data: bytes, asked: Sequence[int]) -> CohortReply:
     return CohortReply(bundle.shared, clients, len(data) - bundle.nbytes)
 
 
-def failed_cohort(asked: Sequence[int], reason: str) -> CohortReply:
+def failed_cohort(asked: Sequence[int], reason: str, *, is_lost: bool = False) -> CohortReply:
     """A cohort whose worker failed as a whole."""
-    return CohortReply(Parcel(), {client_id: ClientFailure(client_id, reason) for client_id in asked})
+    failures: dict[int, Parcel | ClientFailure] = {i: ClientFailure(i, reason) for i in asked}
+    return CohortReply(Parcel(), failures, is_lost=is_lost)

@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedkd.errors import BadReplyError, RunError
+from fedkd.federation.again import ask_again
 from fedkd.federation.fleet import CohortReply, Fleet, deal, failed_cohort, read_reply
 from fedkd.federation.messages import ROUND, Job, Request
 from fedkd.federation.wire import Bundle, Parcel, pack, unpack
@@ -19,6 +20,7 @@ from fedkd.federation.wire import Bundle, Parcel, pack, unpack
 POLL_S = 0.2
 WAIT_FOR_NODES_S = 120.0  # for the first node, for an answer to hello, and for nodes that name clients of their own
 GREET_AGAIN_S = 2.0
+LOST = frozenset({0, 5, 8})  # Flower's codes where a Ray actor has died, a node is gone, a node's app has crashed
 
 _log = logging.getLogger(__name__)
 
@@ -56,9 +58,17 @@ class FlowerFleet(Fleet):
         return self._greeted
 
     def broadcast(self, request: Request, *, deadline_s: float) -> Iterator[CohortReply]:
-        """One message per cohort; replies in the order of the cohorts."""
+        """One message per cohort; where its worker is lost, its clients are asked for again."""
+
+        def ask(part: Request, within_s: float) -> Iterator[CohortReply]:
+            return self._ask(part, within_s=within_s, deadline_s=deadline_s)
+
+        return ask_again(ask, request, deadline_s=deadline_s)
+
+    def _ask(self, request: Request, *, within_s: float, deadline_s: float) -> Iterator[CohortReply]:
+        """Replies in the order of the cohorts. Of the `deadline_s` for the whole request, `within_s` are left."""
         nodes = self._nodes()
-        self._greet(nodes, deadline_s)
+        self._greet(nodes, within_s)
         cohorts = self._place(sorted(request.clients), nodes)
         common = _record(request.common())  # one record for all messages: Flower sends equal objects once
         messages = [
@@ -70,15 +80,14 @@ class FlowerFleet(Fleet):
             )
             for number, (node, clients) in enumerate(cohorts)
         ]
-        replies = {
-            reply.metadata.group_id: reply for reply in self._grid.send_and_receive(messages, timeout=deadline_s)
-        }
+        replies = {reply.metadata.group_id: reply for reply in self._grid.send_and_receive(messages, timeout=within_s)}
         for number, (node, clients) in enumerate(cohorts):
             reply = replies.get(str(number))
             if reply is None:
                 yield failed_cohort(clients, f"node {node} gave no reply within {deadline_s:g} s")
             elif reply.has_error():
-                yield failed_cohort(clients, f"node {node}: {_error(reply)}")
+                is_lost = reply.error.code in LOST and self._homes.get(node) is None
+                yield failed_cohort(clients, f"node {node}: {_error(reply)}", is_lost=is_lost)
             else:
                 yield _read(reply, clients)
 

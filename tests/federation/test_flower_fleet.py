@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -147,6 +148,25 @@ def test_an_error_of_many_lines_is_told_in_one() -> None:
     assert failures(ask(fleet, [0])) == {0: "node 1: Flower error 0: <class 'ActorDiedError'>: it died"}
 
 
+@pytest.mark.parametrize("code", [0, 5, 8])
+def test_clients_of_a_lost_worker_are_asked_for_again(code: int) -> None:
+    lost = hello_then(first(2, lambda node, message: Message(Error(code, "gone"), reply_to=message), then=echo(0)))
+    grid = FakeGrid(echo(1), Node(2, answer=lost))
+    fleet = FlowerFleet(grid)
+    hello(fleet)
+    assert sorted(answered(ask(fleet, range(4)))) == [0, 1, 2, 3]
+    assert [node.asked for node in grid.nodes] == [[[0, 1], [2], [3]], [[2, 3], [3]]]
+
+
+def test_a_device_that_is_lost_is_not_asked_again() -> None:
+    gone = hello_then(lambda node, message: Message(Error(5, "gone"), reply_to=message), clients=[1])
+    grid = FakeGrid(echo(1, clients=[0]), Node(2, answer=gone))
+    fleet = FlowerFleet(grid)
+    hello(fleet, num_clients=2)
+    assert failures(ask(fleet, range(2))) == {1: "node 2: Flower error 5: gone"}
+    assert [node.asked for node in grid.nodes] == [[[0]], [[1]]]
+
+
 def test_a_missing_reply_is_a_failure() -> None:
     grid = FakeGrid(echo(1), Node(2, answer=hello_then(lambda node, message: None)))
     fleet = FlowerFleet(grid)
@@ -229,6 +249,26 @@ def test_fewer_nodes_than_cohorts_and_nodes_that_change_do_not_show(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("one_torch_thread", "no_report")
+@pytest.mark.parametrize("is_done", [False, True], ids=["before its work", "with its answer"])
+def test_a_worker_that_is_lost_does_not_show(is_done: bool, tmp_path: Path) -> None:
+    experiment = compose(overrides={"here": {**TINY, "rounds": 3}})
+    here = start_run(experiment, tmp_path / "local")
+    conduct_locally(here)
+    turn = itertools.count()
+
+    def often_lost(node: Node, message: Message) -> Message:
+        is_lost = message.metadata.message_type != "query.hello" and next(turn) % 3 == 0
+        if is_done or not is_lost:
+            reply = node.run_client_app(message)  # whose states are written then
+        return Message(Error(0, "ActorDiedError"), reply_to=message) if is_lost else reply
+
+    grid = FakeGrid(Node(1), Node(2, answer=often_lost))
+    there = over(grid, start_run(experiment, tmp_path / "flower"))
+    assert there.metrics_jsonl.read_bytes() == here.folder.metrics_jsonl.read_bytes()
+    assert len([cohort for cohort in grid.nodes[1].asked if len(cohort) < 5]) >= 2  # smaller, since dealt once more
+
+
+@pytest.mark.usefixtures("one_torch_thread", "no_report")
 def test_a_run_that_lost_its_grid_goes_on_over_new_nodes(tmp_path: Path) -> None:
     experiment = compose(overrides={"here": {**TINY, "rounds": 5, "checkpoint.every": 2}})
     here = start_run(experiment, tmp_path / "local")
@@ -279,8 +319,13 @@ def over(grid: FakeGrid, run: Any) -> RunFolder:
     return folder
 
 
-def hello_then(then: Callable[[Node, Message], Any]) -> Answer:
-    greeter = echo(0)
+def first(times: int, answer: Callable[[Node, Message], Any], *, then: Node) -> Callable[[Node, Message], Any]:
+    turn = itertools.count()
+    return lambda node, message: answer(node, message) if next(turn) < times else then.handle(message)
+
+
+def hello_then(then: Callable[[Node, Message], Any], *, clients: list[int] | None = None) -> Answer:
+    greeter = echo(0, clients=clients)
     return lambda node, message: (
         greeter.handle(message) if message.metadata.message_type == "query.hello" else then(node, message)
     )
