@@ -12,7 +12,7 @@ bench = typer.Typer(help="Measure what is claimed about speed and memory, on thi
 
 @bench.callback()
 def _group() -> None:
-    """Keeps `bench filters` a command of its own while there is only one."""
+    """Says what the commands below have in common."""
 
 
 @bench.command()
@@ -28,6 +28,52 @@ def filters(
         typer.echo(json.dumps(found, indent=2))
         return
     _print(found)
+
+
+@bench.command()
+def scale(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are printed.")] = 3,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of a run; the first one is warm-up.")] = 4,
+    full: Annotated[bool, typer.Option("--full", help="10,000 clients on the local engine, too.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Flower with a node and a message for each client, too; 10 and 100 clients.")
+    ] = False,
+    flower: Annotated[bool, typer.Option(help="Both engines, or the local one alone.")] = True,
+    clients: Annotated[
+        list[int] | None, typer.Option(min=1, help="So many clients; repeatable. \\[default: 10, 100, 1000]")
+    ] = None,
+) -> None:
+    """10 to 10,000 clients: seconds of a round on both engines, what Flower adds, fixed cost, bytes, peak memory.
+
+    Each run is a command of its own, in fresh processes. Takes many minutes: 1,000 clients are some seconds a round.
+    """
+    from fedkd.bench.scale import CLIENTS, PLAIN_CLIENTS, measure
+    from fedkd.bench.tables import print_scale
+
+    found = measure(
+        repeats=repeats,
+        rounds=rounds,
+        clients=clients or CLIENTS,
+        plain=PLAIN_CLIENTS if plain else (),
+        full=full,
+        flower=flower,
+        say=lambda text: typer.echo(f"measuring {text}", err=True),
+    )
+    typer.echo(json.dumps(found, indent=2)) if as_json else print_scale(found)
+
+
+@bench.command()
+def wire(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are printed.")] = 30,
+) -> None:
+    """Codecs: bytes of a share, milliseconds to send it and to receive and check it; a cohort of 1,000 clients."""
+    from fedkd.bench.tables import print_wire
+    from fedkd.bench.wire import measure
+
+    found = measure(repeats=repeats, say=lambda text: typer.echo(f"measuring {text}", err=True))
+    typer.echo(json.dumps(found, indent=2)) if as_json else print_wire(found)
 
 
 def _print(found: dict[str, Any]) -> None:
