@@ -188,7 +188,7 @@ def _medians(case: Case, ran: Sequence[dict[str, float]]) -> Measured:
         **{
             **asdict(case),
             **middle,
-            **whole,  # type: ignore[arg-type]
+            **whole,
             "client_ms": 1e3 * middle["round_s"] / case.clients,
         }
     )
