@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,38 +63,51 @@ def run(
 
     EXPERIMENT is a TOML file or, in a checkout, the name of one in simulations/; without it the preset edgefd runs.
     """
-    from fedkd.compose import compose, parse_overrides
-    from fedkd.report.console import Progress, print_summary
-    from fedkd.report.folder import default_run_path
-    from fedkd.report.sinks import open_sinks
-    from fedkd.runner import conduct_locally, open_run, start_run
+    if resume is not None and (experiment or config or out is not None):
+        raise ConfigError(
+            "--resume goes on with a run as it is: give no experiment, -c or --out beside it", key="resume"
+        )
+    with _conducting(engine) as conduct:
+        from fedkd.compose import compose, parse_overrides
+        from fedkd.report.console import Progress, print_summary
+        from fedkd.report.folder import default_run_path
+        from fedkd.report.sinks import open_sinks
+        from fedkd.runner import open_run, start_run
 
-    conduct: Callable[..., dict[str, Any]] = conduct_locally
+        if resume is not None:
+            started = open_run(resume)
+        else:
+            composed = compose(experiment=experiment, overrides={"the command line": parse_overrides(config or [])})
+            started = start_run(composed, out or default_run_path(composed.core.preset, datetime.now()))
+        try:
+            with (
+                _warnings_shown(),
+                Progress(started.experiment.core.rounds) as progress,
+                open_sinks(sink or [], started.folder, started.experiment.flat()) as others,
+            ):
+                summary = conduct(started, listeners=[progress, *others])
+        except KeyboardInterrupt:
+            again = f"fedkd run --resume {started.folder.path} --engine {engine}"
+            typer.echo(f"fedkd: stopped; go on with: {again}", err=True)
+            raise typer.Exit(130) from None
+        print_summary(summary, started.folder)
+
+
+@contextlib.contextmanager
+def _conducting(engine: Engine) -> Iterator[Callable[..., dict[str, Any]]]:
+    """What runs an experiment. Flower starts at once, beside the imports and checks that follow."""
     if engine is Engine.flower:
-        from fedkd.flower_run import check_flower_engine, run_on_flower
+        from fedkd.superlink import check_flower_engine, superlink
 
         check_flower_engine()
-        conduct = run_on_flower
-    if resume is not None:
-        if experiment or config or out is not None:
-            raise ConfigError(
-                "--resume goes on with a run as it is: give no experiment, -c or --out beside it", key="resume"
-            )
-        started = open_run(resume)
+        with superlink() as link:
+            from fedkd.flower_run import run_on_flower
+
+            yield partial(run_on_flower, link=link)
     else:
-        composed = compose(experiment=experiment, overrides={"the command line": parse_overrides(config or [])})
-        started = start_run(composed, out or default_run_path(composed.core.preset, datetime.now()))
-    try:
-        with (
-            _warnings_shown(),
-            Progress(started.experiment.core.rounds) as progress,
-            open_sinks(sink or [], started.folder, started.experiment.flat()) as others,
-        ):
-            summary = conduct(started, listeners=[progress, *others])
-    except KeyboardInterrupt:
-        typer.echo(f"fedkd: stopped; go on with: fedkd run --resume {started.folder.path} --engine {engine}", err=True)
-        raise typer.Exit(130) from None
-    print_summary(summary, started.folder)
+        from fedkd.runner import conduct_locally
+
+        yield conduct_locally
 
 
 @app.command()

@@ -11,23 +11,24 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fedkd.errors import FedKDError, MissingExtraError, RunError
+from fedkd.errors import FedKDError, RunError
 from fedkd.experiment import Experiment
 from fedkd.report.summary import Summary, read_summary
 from fedkd.report.tail import Tail
-from fedkd.runner import Listener, Run, rewind
-from fedkd.superlink import POLL_S, SuperLink, last_words, superlink
+from fedkd.runner import Listener, Run, report, rewind
+from fedkd.superlink import POLL_S, SubmitError, SuperLink, last_words
 from fedkd.types import Scalar
 
 PENDING_TIMEOUT_S = 180.0  # a submitted run that does not start by then never will
 LOOKS = 5  # so many looks in a row may fail: a busy machine is no reason to give up a run of hours
-STATUS_EVERY_S = (1.0, 4.0, 15.0)  # each look costs a Python start: when the run seems over, at first, at most
+# Seconds between looks at how the run stands, each of which costs a Python start: while Flower streams the log of a run
+# that has not been seen to run, and where the stream has ended before the run, at first and at most.
+STATUS_EVERY_S = (30.0, 4.0, 15.0)
 
 _PYPROJECT = """\
 [build-system]
@@ -36,6 +37,7 @@ build-backend = "hatchling.build"
 [project]
 name = "fedkd-run"
 version = "1.0.0"
+description = "Two imports: fedkd does the work."
 license = "Apache-2.0"
 dependencies = []
 [tool.hatch.build.targets.wheel]
@@ -47,36 +49,37 @@ serverapp = "fedkd_run.server:app"
 clientapp = "fedkd_run.client:app"
 [tool.flwr.app.config]
 resume-from = ""
+report = false
 """
 
 
-def check_flower_engine() -> None:
-    """MissingExtraError where a Flower simulation cannot run here."""
-    if find_spec("ray") is None:
-        raise MissingExtraError(
-            "the Flower engine simulates on Ray, which is not installed; run: pip install 'fedkd[simulation]'"
-        )
-
-
-def run_on_flower(run: Run, *, listeners: Sequence[Listener] = ()) -> Summary:
+def run_on_flower(run: Run, *, link: SuperLink, listeners: Sequence[Listener] = ()) -> Summary:
     """Run (or go on with) the run in a Flower simulation on Ray; the summary. Flower's log stays as flower.log.
 
     A run that Flower does not start is given up after `PENDING_TIMEOUT_S`; one that runs has `engine.round_timeout_s`.
+    The report is written here, while Flower still ends its processes.
 
     Raises:
         RunError: Flower could not start, or the run did not end as completed; the reason is in the text.
     """
-    check_flower_engine()
     folder = run.folder
     app = write_app(folder.path / "app")
     reason = folder.path / "error.txt"
     reason.unlink(missing_ok=True)
     rewind(run)  # what is run again counts as news
     tail = Tail(folder.metrics_jsonl, folder.timings_jsonl, listeners)
-    with superlink() as link:
-        run_id = link.submit(app, {"resume-from": str(folder.path)}, simulation_size(run.experiment))
-        with _kept_log(link, run_id, folder.path / "flower.log") as log:
-            status, details = wait(link, run_id, tail, signs_of_end=(folder.summary_json, reason))
+    before = _written_at(folder.summary_json)  # a run that goes on may have one
+
+    def is_ending() -> bool:
+        return reason.exists() or _written_at(folder.summary_json) != before
+
+    def end_well() -> None:
+        if not reason.exists():
+            report(folder)
+
+    with _kept_log(link, folder.path / "flower.log") as log:
+        link.submit(app, {"resume-from": str(folder.path)}, simulation_size(run.experiment))
+        status, details = wait(link, tail, is_ending=is_ending, meanwhile=end_well)
     if status != "finished:completed":
         said = reason.read_text().strip() if reason.exists() else f"{details}\n{last_words(log.read_text())}"
         raise RunError(f"the Flower run ended as {status}: {said}\nFlower's log: {log}")
@@ -86,19 +89,38 @@ def run_on_flower(run: Run, *, listeners: Sequence[Listener] = ()) -> Summary:
     return summary
 
 
-def wait(link: SuperLink, run_id: str, tail: Tail, *, signs_of_end: Iterable[Path]) -> tuple[str, str]:
-    """Follow the run's numbers until Flower says that it is over; how it ended, and what Flower says of the reason."""
-    ending_every_s, every_s, longest_s = STATUS_EVERY_S
+def wait(
+    link: SuperLink, tail: Tail, *, is_ending: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None
+) -> tuple[str, str]:
+    """Follow the run's numbers until Flower says that it is over; how it ended, and what Flower says of the reason.
+
+    The stream of the run's log ends with the run: then Flower is asked. `meanwhile` is done once, when the server app
+    has done its work and Flower's processes are about to end.
+    """
+    pending_s, every_s, longest_s = STATUS_EVERY_S
     submitted = asked = time.monotonic()
-    failed = 0
+    failed, ends, runs, streamed = 0, False, False, True
     while True:
         tail.follow()
         link.check_alive()
-        is_ending = any(path.exists() for path in signs_of_end)
-        if time.monotonic() - asked > (ending_every_s if is_ending else every_s):
-            asked, every_s = time.monotonic(), min(1.5 * every_s, longest_s)
+        if not ends and is_ending():
+            ends = True
+            link.get_ready()
+            tail.follow()
+            meanwhile()
+        since = time.monotonic() - asked
+        was_streamed, streamed = streamed, link.is_streaming
+        if streamed:
+            is_due = not runs and since > pending_s
+        else:
+            is_due = was_streamed or since > every_s
+            every_s = every_s if was_streamed or not is_due else min(1.5 * every_s, longest_s)
+        if is_due:
+            asked = time.monotonic()
             try:
-                status, details = link.status(run_id)
+                status, details = link.status()
+            except SubmitError:
+                raise
             except RunError:
                 failed += 1
                 if failed >= LOOKS:
@@ -108,7 +130,8 @@ def wait(link: SuperLink, run_id: str, tail: Tail, *, signs_of_end: Iterable[Pat
             if status.startswith("finished"):
                 tail.follow()
                 return status, details
-            if status != "running" and asked - submitted > PENDING_TIMEOUT_S:
+            runs = status == "running"
+            if not runs and asked - submitted > PENDING_TIMEOUT_S:
                 raise RunError(
                     f"the run is still {status} after {PENDING_TIMEOUT_S:g} s; is the machine busy, or its memory full?"
                 )
@@ -144,14 +167,22 @@ def write_app(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _kept_log(link: SuperLink, run_id: str, path: Path) -> Iterator[Path]:
+def _kept_log(link: SuperLink, path: Path) -> Iterator[Path]:
     """Flower's log of the run lies at `path` behind the block, unless somebody interrupts."""
     try:
         yield path
     except RunError as error:
-        path.write_text(link.log(run_id))
+        path.write_text(link.log())
         raise RunError(f"{error}\nFlower's log: {path}") from error
-    path.write_text(link.log(run_id))
+    path.write_text(link.log())
+
+
+def _written_at(path: Path) -> int:
+    """When the file was written, in nanoseconds; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _gpus_per_worker(experiment: Experiment) -> float:

@@ -56,6 +56,9 @@ def _wait_for_release(child: subprocess.Popen[bytes], is_let_go: threading.Event
         while os.read(0, 1):  # not sys.stdin: its lock, held here, would keep the interpreter from ending
             pass
     is_let_go.set()
+    for pid in _descendants():  # all at once: Flower's processes would wait for each other
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
     child.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(GRACE_S)
@@ -83,13 +86,26 @@ def _end_children() -> None:
 
 def _children() -> list[int]:
     """Process ids of our children; empty where there is no /proc."""
-    found = []
+    return [pid for pid, parent in _parents().items() if parent == os.getpid()]
+
+
+def _descendants() -> list[int]:
+    """Process ids of our children and of theirs."""
+    parents, found = _parents(), [os.getpid()]
+    for ancestor in found:
+        found += [pid for pid, parent in parents.items() if parent == ancestor]
+    return found[1:]
+
+
+def _parents() -> dict[int, int]:
+    """The parent of every process that runs."""
+    parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it ended meanwhile
             state, parent = path.read_text().rpartition(")")[2].split()[:2]
-            if int(parent) == os.getpid() and state != "Z":
-                found.append(int(path.parent.name))
-    return found
+            if state != "Z":
+                parents[int(path.parent.name)] = int(parent)
+    return parents
 
 
 if __name__ == "__main__":

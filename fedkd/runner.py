@@ -72,11 +72,16 @@ def conduct(
         name, higher = metric_of(run.experiment)
         summary = write_summary(folder, engine=engine, metric_name=name, higher_is_better=higher)
         if with_report:
-            try:
-                write_report(folder)
-            except MissingExtraError as error:
-                _log.warning("no plots and no report: %s", error)
+            report(folder)
     return summary
+
+
+def report(folder: RunFolder) -> None:
+    """Plots and report of a run, or a warning where what they need is not installed."""
+    try:
+        write_report(folder)
+    except MissingExtraError as error:
+        _log.warning("no plots and no report: %s", error)
 
 
 def rewind(run: Run) -> None:

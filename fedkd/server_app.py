@@ -60,7 +60,13 @@ def main(grid: Grid, context: Context) -> None:
     reason.unlink(missing_ok=True)
     try:
         with FlowerFleet(grid, clients_per_node=run.experiment.core.clients_per_node) as fleet:
-            summary = conduct(run, fleet, engine="flower", listeners=[Progress(run.experiment.core.rounds)])
+            summary = conduct(
+                run,
+                fleet,
+                engine="flower",
+                listeners=[Progress(run.experiment.core.rounds)],
+                with_report=bool(config.get("report", True)),  # `fedkd run` writes it while Flower ends
+            )
     except Exception as error:
         said = str(error) if isinstance(error, FedKDError) else f"{type(error).__name__}: {error}"
         reason.write_text(f"{said}\n")

@@ -15,9 +15,10 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from fedkd.errors import RunError
+from fedkd.errors import MissingExtraError, RunError
 from fedkd.types import Scalar
 
 START_TIMEOUT_S = 60.0  # until the SuperLink answers
@@ -26,42 +27,138 @@ END_TIMEOUT_S = 30.0  # the leash forces what is left after twice its GRACE_S
 POLL_S = 0.2
 RAY_FOLDER_LIMIT = 40  # longer, and the paths of Ray's sockets below it exceed the 107 bytes that they may have
 _BIN = Path(sys.executable).parent
+_FLWR = (sys.executable, "-m", "fedkd.ahead", "flwr")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-@dataclass(frozen=True, eq=False)
+def check_flower_engine() -> None:
+    """MissingExtraError where a Flower simulation cannot run here."""
+    if find_spec("ray") is None:
+        raise MissingExtraError(
+            "the Flower engine simulates on Ray, which is not installed; run: pip install 'fedkd[simulation]'"
+        )
+
+
+class SubmitError(RunError):
+    """Flower took no run."""
+
+
+class Command:
+    """A call of Flower's command line that is loaded ahead of its arguments; see `fedkd.ahead`."""
+
+    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
+        self._name = "flwr"
+        self._out, self._err = (Path(_temporary(home, f"flwr-{which}-")) for which in ("out", "err"))
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                list(_FLWR),
+                env={**environment, "PYTHONUNBUFFERED": "1"},  # what it says is read while it runs
+                cwd=home,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C does not reach it
+            )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
+    @property
+    def said(self) -> str:
+        """Its standard output up to now."""
+        return self._out.read_text(errors="replace")
+
+    def call(self, *arguments: str) -> Command:
+        """Hand it its arguments; it begins."""
+        self._name = f"flwr {arguments[0]}"
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and `answer` tells why
+            self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
+        return self
+
+    def answer(self) -> str:
+        """What it said, once it has ended; RunError where it failed or takes too long."""
+        try:
+            code = self._process.wait(COMMAND_TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            raise RunError(f"`{self._name}` gave no answer within {COMMAND_TIMEOUT_S:g} s") from error
+        finally:
+            self.close()
+        if code:
+            raise RunError(self.refusal())
+        return self.said
+
+    def refusal(self) -> str:
+        """What it complained of."""
+        return f"`{self._name}` failed: {_complaint(self._err.read_text(errors='replace') or self.said)}"
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+
+@dataclass(eq=False)
 class SuperLink:
-    """The running SuperLink, through Flower's command line."""
+    """A SuperLink that starts or runs, and its one run, through Flower's command line."""
 
     home: Path
     environment: Mapping[str, str]
     process: subprocess.Popen[bytes]
+    port: int
+    _run: Command | None = None  # submits the run, then streams its log
+    _spare: Command | None = None  # loaded ahead, for whatever is asked next
 
-    def submit(self, app: Path, config: Mapping[str, Scalar], federation: Mapping[str, Scalar]) -> str:
-        """Submit an app with its run config and the simulation's size; Flower's id of the run."""
+    def submit(self, app: Path, config: Mapping[str, Scalar], federation: Mapping[str, Scalar]) -> None:
+        """Submit an app with its run config and the simulation's size, once the SuperLink answers.
+
+        The command goes on, with the run's log, until the run has ended: see `is_streaming`.
+        """
         size = " ".join(f"{key}={value}" for key, value in federation.items())
         settings = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
-        said = self._flwr("run", str(app), "fedkd", "-c", settings, "--federation-config", size, "--format", "json")
-        try:
-            return str(json.loads(said)["run-id"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"`flwr run` gave no run id: {_complaint(said)}") from error
+        self.wait_until_healthy()
+        self._run = self._command().call(
+            "run", str(app), "fedkd", "-c", settings, "--federation-config", size, "--stream"
+        )
 
-    def status(self, run_id: str) -> tuple[str, str]:
-        """Flower's word on the run, such as `running` or `finished:completed`, and what it says of the reason."""
-        said = self._flwr("list", "fedkd", "--run-id", run_id, "--format", "json")
+    @property
+    def is_streaming(self) -> bool:
+        """Whether Flower still sends the log of the run; it stops once the run has ended."""
+        return self._run is not None and not self._run.is_over
+
+    def status(self) -> tuple[str, str]:
+        """Flower's word on the run, such as `running` or `finished:completed`, and what it says of the reason.
+
+        Raises:
+            SubmitError: Flower refused the run.
+            RunError: Flower gave no answer.
+        """
+        said = self._command().call("list", "fedkd", "--format", "json").answer()
         try:
-            run = json.loads(said)["runs"][0]
-            return str(run["status"]), str(run.get("status-details") or "")
+            runs = json.loads(said)["runs"]  # this SuperLink has no other
+            if not runs and self._run is not None:
+                if not self._run.is_over:
+                    return "submitted", ""
+                raise SubmitError(self._run.refusal())
+            return str(runs[0]["status"]), str(runs[0].get("status-details") or "")
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise RunError(f"`flwr list` gave no status: {_complaint(said)}") from error
 
-    def log(self, run_id: str) -> str:
-        """What the run printed, without colours; where it cannot be had, why, and the SuperLink's own log."""
-        try:
-            text = self._flwr("log", run_id, "fedkd", "--show")
-        except RunError as error:
-            text = f"{error}\n\nThe SuperLink's own log:\n{_read(self.home / 'superlink.log')}"
+    def get_ready(self) -> None:
+        """Load Flower's command line for the next question, which is then answered at once."""
+        if self._spare is None:
+            self._spare = Command(self.home, self.environment)
+
+    def log(self) -> str:
+        """What the run printed, without colours; where that is nothing, the SuperLink's own log."""
+        text = "" if self._run is None else self._run.said
+        if not text.strip():
+            text = f"The run has no log. The SuperLink's own log:\n{_read(self.home / 'superlink.log')}"
         return _ANSI.sub("", text)
 
     def check_alive(self) -> None:
@@ -70,47 +167,38 @@ class SuperLink:
             said = last_words(_read(self.home / "superlink.log"))
             raise RunError(f"the SuperLink ended with code {self.process.returncode}: {said}")
 
-    def wait_until_healthy(self, port: int) -> None:
+    def wait_until_healthy(self) -> None:
         """Return once the SuperLink answers; RunError where it ended or START_TIMEOUT_S have passed."""
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             self.check_alive()
-            with contextlib.suppress(OSError), direct.open(f"http://127.0.0.1:{port}/health", timeout=1) as reply:
+            with contextlib.suppress(OSError), direct.open(f"http://127.0.0.1:{self.port}/health", timeout=1) as reply:
                 if reply.status == 200:
                     return
             time.sleep(POLL_S)
         said = last_words(_read(self.home / "superlink.log"))
         raise RunError(f"the SuperLink was not ready within {START_TIMEOUT_S:g} s: {said}")
 
-    def _flwr(self, *arguments: str) -> str:
-        """Run Flower's command line; its output, or RunError with what it said."""
-        try:
-            done = subprocess.run(
-                [str(_BIN / "flwr"), *arguments],
-                env=self.environment,
-                cwd=self.home,
-                capture_output=True,
-                text=True,
-                check=True,
-                stdin=subprocess.DEVNULL,
-                timeout=COMMAND_TIMEOUT_S,
-            )
-        except subprocess.CalledProcessError as error:
-            raise RunError(f"`flwr {arguments[0]}` failed: {_complaint(error.stderr or error.stdout)}") from error
-        except subprocess.TimeoutExpired as error:
-            raise RunError(f"`flwr {arguments[0]}` gave no answer within {COMMAND_TIMEOUT_S:g} s") from error
-        except OSError as error:
-            raise RunError(f"{_BIN / 'flwr'} cannot be started: {error.strerror}; install fedkd with pip") from error
-        return done.stdout
+    def close(self) -> None:
+        """End what talks to it."""
+        for command in (self._run, self._spare):
+            if command is not None:
+                command.close()
+
+    def _command(self) -> Command:
+        command, self._spare = self._spare, None
+        return command or Command(self.home, self.environment)
 
 
 @contextlib.contextmanager
 def superlink() -> Iterator[SuperLink]:
-    """A SuperLink that ends when the block does, or this process, in whatever way; see `fedkd.leash`.
+    """A SuperLink that starts while the block begins, and ends when the block does, or this process, in whatever way.
+
+    See `fedkd.leash`. Whether it has started is found out when a run is submitted.
 
     Raises:
-        RunError: it does not start.
+        RunError: there is no folder for its files.
     """
     home, port = _new_home(), _free_port()
     (home / "config.toml").write_text(
@@ -130,11 +218,12 @@ def superlink() -> Iterator[SuperLink]:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C does not reach it
         )
-    link = SuperLink(home, environment, process)
+    link = SuperLink(home, environment, process, port)
     try:
-        link.wait_until_healthy(port)
+        link.get_ready()
         yield link
     finally:
+        link.close()
         _let_go(process)
         shutil.rmtree(home, ignore_errors=True)  # the leash does so only where this process cannot
 
@@ -148,6 +237,7 @@ def settings(home: Path, given: Mapping[str, str]) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_prestart_worker_first_driver": "0",  # workers that Flower's actors, having an environment, never use
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's future behaviour, and no warning about it in every log
         "OMP_NUM_THREADS": "1",
         # Flower starts its helpers by their bare names.
@@ -178,6 +268,12 @@ def _new_home() -> Path:
     except OSError as error:
         raise RunError(f"no folder for Flower's files: {error}; let $TMPDIR name one that you can write to") from error
     return home
+
+
+def _temporary(folder: Path, prefix: str) -> str:
+    handle, name = tempfile.mkstemp(prefix=prefix, dir=folder)
+    os.close(handle)
+    return name
 
 
 def _let_go(process: subprocess.Popen[bytes]) -> None:

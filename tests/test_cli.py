@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedkd import __version__, cli, flower_run
+from fedkd import __version__, cli, superlink
 from fedkd.cli import Kind
 
 TINY = ("-c", "rounds=2", "-c", "schedule.private_steps=1")
@@ -191,7 +191,7 @@ def test_bad_input_is_one_readable_error_and_leaves_nothing(
 def test_a_missing_extra_is_named_before_anything_is_made(
     fedkd: Fedkd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flower_run, "find_spec", lambda name: None)
+    monkeypatch.setattr(superlink, "find_spec", lambda name: None)
     found = fedkd("run", "--engine", "flower", "--out", "mine")
     assert found.code == 1
     assert found.err == (

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +14,46 @@ import torch
 
 from fedkd import flower_run
 from fedkd.compose import compose
-from fedkd.errors import FedKDError, MissingExtraError, RunError
+from fedkd.errors import FedKDError, RunError
 from fedkd.report.tail import Tail
 from fedkd.runner import Run, start_run
+from fedkd.superlink import SubmitError
 from fedkd.types import Scalar
 
 
 class FakeLink:
     """A SuperLink that says what it is told to say; the last status stays."""
 
-    def __init__(self, *statuses: str, then: Any = lambda: None) -> None:
+    def __init__(self, *statuses: str, then: Any = lambda: None, streams: int = 0) -> None:
         self.statuses = itertools.chain(statuses, itertools.repeat(statuses[-1]))
         self.submitted: list[Any] = []
-        self.looks = 0
+        self.looks = self.got_ready = 0
         self._then = then
+        self._streams = streams
 
-    def submit(self, app: Path, config: dict[str, Scalar], federation: dict[str, Scalar]) -> str:
+    def submit(self, app: Path, config: dict[str, Scalar], federation: dict[str, Scalar]) -> None:
         self.submitted.append((app, config, federation))
-        return "7"
 
-    def status(self, run_id: str) -> tuple[str, str]:
-        assert run_id == "7"
+    @property
+    def is_streaming(self) -> bool:
+        self._streams -= 1
+        return self._streams >= 0
+
+    def get_ready(self) -> None:
+        self.got_ready += 1
+
+    def status(self) -> tuple[str, str]:
         self.looks += 1
         status = next(self.statuses)
+        if status == "refused":
+            raise SubmitError("`flwr run` failed: no such app")
         if status == "no answer":
             raise RunError("`flwr list` gave no answer within 120 s")
         if status.startswith("finished"):
             self._then()
         return status, "heartbeat lost"
 
-    def log(self, run_id: str) -> str:
+    def log(self) -> str:
         return "INFO: first\n\nValueError: the last word\n"
 
     def check_alive(self) -> None:
@@ -64,12 +72,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on(link: FakeLink, run: Run, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
-    @contextlib.contextmanager
-    def started() -> Iterator[FakeLink]:
-        yield link
-
-    monkeypatch.setattr(flower_run, "superlink", started)
-    return flower_run.run_on_flower(run, **options)
+    monkeypatch.setattr(flower_run, "report", lambda folder: None)
+    return flower_run.run_on_flower(run, link=link, **options)  # type: ignore[arg-type]
 
 
 def test_a_completed_run_gives_its_summary_and_its_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,9 +122,14 @@ def test_a_run_that_stays_pending_is_given_up_with_its_log(run: Run, monkeypatch
     assert (run.folder.path / "flower.log").exists()
 
 
+def waited(link: FakeLink, run: Run, **options: Any) -> tuple[str, str]:
+    options = {"is_ending": lambda: False, **options}
+    return flower_run.wait(link, tail_of(run), **options)  # type: ignore[arg-type]
+
+
 def test_flower_may_be_silent_for_a_while(run: Run) -> None:
     link = FakeLink(*["no answer"] * 4, "running", *["no answer"] * 4, "finished:completed")
-    assert flower_run.wait(link, "7", tail_of(run), signs_of_end=())[0] == "finished:completed"  # type: ignore[arg-type]
+    assert waited(link, run)[0] == "finished:completed"
 
 
 def test_flower_may_not_be_silent_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,19 +137,51 @@ def test_flower_may_not_be_silent_for_ever(run: Run, monkeypatch: pytest.MonkeyP
         on(FakeLink("no answer"), run, monkeypatch)
 
 
+def test_a_run_that_flower_refuses_is_told_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = FakeLink("refused")
+    with pytest.raises(RunError, match=r"no such app(.|\n)*flower\.log"):
+        on(link, run, monkeypatch)
+    assert link.looks == 1
+
+
 def test_a_run_that_works_may_take_longer_than_that(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flower_run, "PENDING_TIMEOUT_S", 0.01)
     link = FakeLink(*["running"] * 20, "finished:completed")
-    assert flower_run.wait(link, "7", tail_of(run), signs_of_end=()) == ("finished:completed", "heartbeat lost")  # type: ignore[arg-type]
+    assert waited(link, run) == ("finished:completed", "heartbeat lost")
 
 
-def test_a_sign_of_the_end_makes_it_look_sooner(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flower_run, "STATUS_EVERY_S", (0.0, 60.0, 60.0))
-    sign = run.folder.path / "error.txt"
-    sign.write_text("")
-    link = FakeLink("running", "finished:failed")
-    assert flower_run.wait(link, "7", tail_of(run), signs_of_end=(sign,)) == ("finished:failed", "heartbeat lost")  # type: ignore[arg-type]
-    assert link.looks == 2
+def test_flower_is_asked_when_its_stream_ends(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower_run, "STATUS_EVERY_S", (60.0, 60.0, 60.0))
+    link = FakeLink("finished:failed", streams=20)
+    assert waited(link, run) == ("finished:failed", "heartbeat lost")
+    assert link.looks == 1
+
+
+def test_a_run_that_runs_is_left_alone_while_flower_streams(run: Run) -> None:
+    link = FakeLink("pending", "running", "finished:completed", streams=50)
+    assert waited(link, run)[0] == "finished:completed"
+    assert link.looks == 3
+
+
+def test_the_report_is_written_once_while_flower_ends(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower_run, "STATUS_EVERY_S", (60.0, 60.0, 60.0))
+    done: list[int] = []
+    link = FakeLink("finished:completed", streams=20)
+    waited(link, run, is_ending=lambda: True, meanwhile=lambda: done.append(link.looks))
+    assert (done, link.got_ready) == ([0], 1)
+
+
+@pytest.mark.parametrize(("name", "reports"), [("summary_json", 1), ("error.txt", 0)])
+def test_a_run_that_failed_has_no_report(name: str, reports: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+    run.folder.summary_json.write_text('{"schema_version": 1}')  # of an earlier attempt
+    os.utime(run.folder.summary_json, ns=(1, 1))
+    path = run.folder.summary_json if name == "summary_json" else run.folder.path / name
+    link = FakeLink("finished:completed", streams=20)
+    link.submit = lambda *given: path.write_text('{"schema_version": 1}')  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr(flower_run, "report", written.append)
+    flower_run.run_on_flower(run, link=link)  # type: ignore[arg-type]
+    assert len(written) == reports
 
 
 def tail_of(run: Run) -> Tail:
@@ -211,9 +252,3 @@ def test_an_app_that_cannot_be_written_is_a_readable_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(FedKDError, match="cannot write the Flower app"):
         flower_run.write_app(tmp_path / "file" / "app")
-
-
-def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flower_run, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'fedkd\[simulation\]'"):
-        flower_run.check_flower_engine()

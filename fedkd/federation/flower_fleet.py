@@ -21,6 +21,9 @@ POLL_S = 0.2
 WAIT_FOR_NODES_S = 120.0  # for the first node, for an answer to hello, and for nodes that name clients of their own
 GREET_AGAIN_S = 2.0
 LOST = frozenset({0, 5, 8})  # Flower's codes where a Ray actor has died, a node is gone, a node's app has crashed
+# Flower's own `send_and_receive` looks for replies every 3 s where nodes are devices. Here it is this share of the time
+# that has passed since the request, within these seconds: a quick round is not held up, a long one costs few looks.
+LOOK_SHARE, LOOK_LEAST_S, LOOK_MOST_S = 0.02, 0.01, 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -80,9 +83,9 @@ class FlowerFleet(Fleet):
             )
             for number, (node, clients) in enumerate(cohorts)
         ]
-        replies = {reply.metadata.group_id: reply for reply in self._grid.send_and_receive(messages, timeout=within_s)}
+        replies = {reply.metadata.group_id: reply for reply in self._exchange(messages, within_s)}
         for number, (node, clients) in enumerate(cohorts):
-            reply = replies.get(str(number))
+            reply = replies.pop(str(number), None)
             if reply is None:
                 yield failed_cohort(clients, f"node {node} gave no reply within {deadline_s:g} s")
             elif reply.has_error():
@@ -93,6 +96,21 @@ class FlowerFleet(Fleet):
 
     def close(self) -> None:
         """Nothing: the grid belongs to Flower."""
+
+    def _exchange(self, messages: Sequence[Message], timeout_s: float) -> Iterator[Message]:
+        """Send the messages; the replies that come in time, as they come."""
+        waiting = {name for name in self._grid.push_messages(messages) if name}
+        started = time.monotonic()
+        while waiting:
+            for reply in self._grid.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                yield reply
+            passed = time.monotonic() - started
+            if passed >= timeout_s:
+                return
+            if waiting:
+                pause = min(max(LOOK_SHARE * passed, LOOK_LEAST_S), LOOK_MOST_S)
+                time.sleep(min(pause, timeout_s - passed))
 
     def _nodes(self) -> list[int]:
         """The nodes that are there, once two looks agree: in simulation they register after the server has started."""
@@ -119,7 +137,7 @@ class FlowerFleet(Fleet):
         content = RecordDict({"common": common, "cohort": nobody})
         messages = [Message(content, dst_node_id=node, message_type=f"query.{self._greeting.kind}") for node in new]
         refusals = []
-        for reply in self._grid.send_and_receive(messages, timeout=min(deadline_s, WAIT_FOR_NODES_S)):
+        for reply in self._exchange(messages, min(deadline_s, WAIT_FOR_NODES_S)):
             node = reply.metadata.src_node_id
             if reply.has_error():
                 refusals.append(f"node {node}: {_error(reply)}")

@@ -244,9 +244,10 @@ def encode_rows(every: Sequence[Rows], codec: Codec, prefix: str) -> tuple[list[
 
 def decode_rows(headers: Sequence[Any], arrays: Mapping[str, Array], codec: Codec, prefix: str) -> tuple[Rows, ...]:
     """Rows from what `encode_rows` made; BadReplyError where they are malformed."""
-    every = []
-    for number, header in enumerate(headers):
-        own = f"{prefix}/{number}/"
-        named = {name.removeprefix(own): array for name, array in arrays.items() if name.startswith(own)}
-        every.append(codec.decode(Encoded(header, named)))
-    return tuple(every)
+    named: dict[str, dict[str, Array]] = {}
+    for name, array in arrays.items():
+        kind, _, rest = name.partition("/")
+        if kind == prefix:
+            number, _, own = rest.partition("/")
+            named.setdefault(number, {})[own] = array
+    return tuple(codec.decode(Encoded(header, named.get(str(number), {}))) for number, header in enumerate(headers))

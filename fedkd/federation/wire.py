@@ -25,6 +25,7 @@ DTYPES = frozenset(
     for kind in (np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
 ) | frozenset(np.dtype(kind) for kind in (np.float16, np.float32, np.float64))
 HEADER = "header"  # name of the array that holds a blob's JSON header
+_ENCODER = json.JSONEncoder(allow_nan=False, sort_keys=True)  # json.dumps with these options makes a new one each time
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,24 +82,21 @@ def unpack(data: bytes) -> Bundle:
         kind = str(header["kind"])
     except (KeyError, ValueError) as error:
         raise BadReplyError(f"message header lacks or garbles {error}") from error
+    homes = {"": shared.arrays, **{str(client_id): parcel.arrays for client_id, parcel in clients.items()}}
     for name, array in arrays.items():
         client, _, rest = name.partition("/")
-        if client == "":
-            shared.arrays[rest] = array
-        elif client.isdecimal() and int(client) in clients:
-            clients[int(client)].arrays[rest] = array
-        else:
+        if client not in homes:
             raise BadReplyError(f"message holds an array {name!r} of nobody")
+        homes[client][rest] = array
     return Bundle(kind, shared, clients)
 
 
 def travels(parcel: Parcel) -> Parcel:
     """The parcel itself; BadReplyError naming the field or array that could not be packed."""
-    for name, value in parcel.header.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise BadReplyError(f"{name!r} is {value!r:.200}, which is no plain finite JSON: {error}") from error
+    try:
+        _ENCODER.encode(parcel.header)  # at once: one call for each field was most of what a small share took
+    except (TypeError, ValueError, RecursionError):
+        _check_fields(parcel.header)
     for name, array in parcel.arrays.items():
         if array.dtype not in DTYPES:
             raise BadReplyError(f"array {name!r} is {array.dtype}, expected whole numbers, floats or booleans")
@@ -107,7 +105,7 @@ def travels(parcel: Parcel) -> Parcel:
 
 def save_arrays(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
     """A safetensors blob; the header travels as an array of its own."""
-    text = np.frombuffer(json.dumps(header, allow_nan=False, sort_keys=True).encode(), np.uint8)
+    text = np.frombuffer(_ENCODER.encode(header).encode(), np.uint8)
     # safetensors writes the buffer as it lies: a strided view would arrive garbled. asarray keeps 0-d arrays 0-d.
     packed: bytes = save({HEADER: text, **{name: np.asarray(array, order="C") for name, array in arrays.items()}})
     return packed
@@ -129,6 +127,16 @@ def load_arrays(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
 def header_in(text: Array) -> dict[str, Any]:
     """The JSON header in an array of bytes; ValueError or BadReplyError where it is none."""
     return _mapping(json.loads(text.tobytes(), parse_constant=_finite, parse_float=_finite))
+
+
+def _check_fields(header: Mapping[str, Any]) -> None:
+    """BadReplyError naming the field that is no JSON; the names are ours, so one of the values is to blame."""
+    for name, value in header.items():
+        try:
+            _ENCODER.encode(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadReplyError(f"{name!r} is {value!r:.200}, which is no plain finite JSON: {error}") from error
+    raise BadReplyError(f"the names {list(header)!r:.200} are not all text")
 
 
 def _finite(text: str) -> float:

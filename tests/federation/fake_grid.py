@@ -55,6 +55,7 @@ class FakeGrid:
         self.looks = 0
         self.sent: list[Message] = []
         self._arrivals = list(arrivals)
+        self._replies: list[Message | None] = []
         self._trainings_left = dies_at
 
     def get_node_ids(self) -> Iterable[int]:
@@ -63,18 +64,24 @@ class FakeGrid:
             self.nodes += self._arrivals.pop(0)
         return [node.node_id for node in self.nodes]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        assert timeout is not None
-        assert timeout > 0
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         batch = list(messages)
         if self._trainings_left is not None and batch[0].metadata.message_type == "train":
             self._trainings_left -= 1
             if self._trainings_left < 0:
                 raise ConnectionError("the SuperLink is gone")
-        self.sent += batch
         by_id = {node.node_id: node for node in self.nodes}
-        replies = [by_id[message.metadata.dst_node_id].handle(message) for message in batch]
-        return [reply for reply in reversed(replies) if reply is not None]  # in any order
+        for number, message in enumerate(batch, start=len(self.sent)):
+            message.metadata.__dict__["_message_id"] = f"message {number}"  # as Flower does
+            self._replies.append(by_id[message.metadata.dst_node_id].handle(message))
+        self.sent += batch
+        return [message.metadata.message_id for message in batch]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        wanted = set(message_ids)
+        replies, self._replies = [reply for reply in self._replies if reply is not None], []
+        assert {reply.metadata.reply_to_message_id for reply in replies} <= wanted
+        return list(reversed(replies))  # in any order
 
 
 def echo(node_id: int, *, clients: list[int] | None = None) -> Node:

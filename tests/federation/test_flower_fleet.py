@@ -171,9 +171,31 @@ def test_a_missing_reply_is_a_failure() -> None:
     grid = FakeGrid(echo(1), Node(2, answer=hello_then(lambda node, message: None)))
     fleet = FlowerFleet(grid)
     hello(fleet)
-    replies = ask(fleet, range(4))
+    replies = ask(fleet, range(4), deadline_s=0.2)
     assert sorted(answered(replies)) == [0, 1]
-    assert failures(replies) == dict.fromkeys((2, 3), "node 2 gave no reply within 5 s")
+    assert failures(replies) == dict.fromkeys((2, 3), "node 2 gave no reply within 0.2 s")
+
+
+def test_a_reply_is_looked_for_more_seldom_the_longer_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    now = [0.0]
+
+    def sleep(pause: float) -> None:
+        pauses.append(pause)
+        now[0] += pause
+
+    monkeypatch.setattr(flower_fleet.time, "sleep", sleep)
+    monkeypatch.setattr(flower_fleet.time, "monotonic", lambda: now[0])
+    grid = FakeGrid(echo(1), Node(2, answer=hello_then(lambda node, message: None)))
+    fleet = FlowerFleet(grid)
+    hello(fleet)
+    pauses.clear()
+    replies = ask(fleet, range(4), deadline_s=100.0)
+    assert sorted(answered(replies)) == [0, 1]
+    assert sum(pauses) == pytest.approx(100.0)
+    assert pauses[0] == flower_fleet.LOOK_LEAST_S
+    assert max(pauses) == flower_fleet.LOOK_MOST_S
+    assert len(pauses) < 350
 
 
 @pytest.mark.parametrize(
@@ -336,6 +358,6 @@ def hello(fleet: FlowerFleet, *, num_clients: int = 10) -> list[Parcel]:
     return fleet.hello(Request(kind=HELLO, shared=Parcel({"job": job}), clients={}), deadline_s=5.0)
 
 
-def ask(fleet: FlowerFleet, clients: Iterable[int]) -> list[CohortReply]:
+def ask(fleet: FlowerFleet, clients: Iterable[int], *, deadline_s: float = 5.0) -> list[CohortReply]:
     request = Request(kind=ROUND, shared=Parcel(), clients={client: Parcel() for client in clients})
-    return list(fleet.broadcast(request, deadline_s=5.0))
+    return list(fleet.broadcast(request, deadline_s=deadline_s))
