@@ -41,11 +41,13 @@ class Fitted:
 def groups(workspace: Workspace, client_ids: Sequence[int]) -> Iterator[list[int]]:
     """The clients in the groups that are visited together: neighbours of one architecture, or each alone."""
     trainer, settings = workspace.trainer, workspace.experiment.engine
+    # The twins of a stack take their steps inside their own backward passes, in the precision of the weights.
+    may_stack = trainer.lesson is not None and settings.precision == "float32"
     together: dict[str, list[int]] = {}
     for client_id in client_ids:
         architecture = workspace.pool.for_client(client_id).architecture
         size = 1
-        if trainer.lesson is not None:
+        if may_stack:
             size = stack_size(workspace.pool, architecture, mode=settings.stack)
         group = together.setdefault(architecture, [])
         group.append(client_id)

@@ -19,5 +19,5 @@ def visible_gpus(environ: Mapping[str, str], count: int) -> tuple[str, ...]:
 
 
 def gpu_environment(worker: int, gpus: Sequence[str]) -> dict[str, str]:
-    """What a worker's environment has to say, so that it sees one GPU: they are dealt in turn, and shared if need be."""
+    """What makes a worker see one GPU: they are dealt in turn, and shared where there are more workers."""
     return {VISIBLE: gpus[worker % len(gpus)]} if gpus else {}

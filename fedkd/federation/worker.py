@@ -34,9 +34,7 @@ class Worker:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(
-        cls, module: str = "fedkd.federation.worker", *, environ: Mapping[str, str] | None = None
-    ) -> Worker:
+    def start(cls, module: str = "fedkd.federation.worker", *, environ: Mapping[str, str] | None = None) -> Worker:
         """A new child that runs `module`, which calls `serve`; it inherits standard error, so that complaints are seen.
 
         It leads a process group: Ctrl-C is the parent's affair, and what a trainer starts can be ended with it.
