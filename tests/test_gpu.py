@@ -1,4 +1,4 @@
-"""What only a GPU can show; skipped where there is none. `make test-gpu` runs these, and each method's contract there."""
+"""What only a GPU can show; skipped where there is none. `make test-gpu` runs these and each method's contract."""
 
 from __future__ import annotations
 

@@ -73,5 +73,5 @@ def test_in_bf16_every_client_trains_alone(
 ) -> None:
     chosen = experiment("edgefd", {"num_clients": 4, "engine.stack": "always", "engine.precision": precision})
     monkeypatch.setattr(Workspace, "device", "cpu")
-    workspace = Workspace(Job(chosen.flat(), str(tmp_path), ""), Node())
+    workspace = Workspace(Job(experiment=chosen.flat(), state_root=str(tmp_path)), Node())
     assert [len(group) for group in groups(workspace, range(4))] == sizes
