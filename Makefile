@@ -12,10 +12,10 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(if $(TORCH_
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup run test lint format docs clean
+.PHONY: help setup run test test-gpu lint format docs clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: $(VENV)/.stamp-dev ## install fedkd and everything that development needs
 
@@ -25,6 +25,9 @@ run: $(VENV)/.stamp-run ## run the default experiment; prints a table and the ru
 test: $(VENV)/.stamp-dev ## run all tests, on two processes
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup || { \
 	  code=$$?; [ $$code -ne 5 ] || echo 'make test: pytest found no test to run (exit 5)' >&2; exit $$code; }
+
+test-gpu: $(VENV)/.stamp-dev ## run the tests that need a GPU; where there is none they are skipped, and that is no failure
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -m gpu
 
 lint: $(VENV)/.stamp-dev ## check style, types and the direction of imports
 	$(BIN)/ruff check

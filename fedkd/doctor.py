@@ -45,7 +45,7 @@ def examine() -> list[Check]:
     ]
     found += [_package(name, "", is_needed=True) for name in NEEDED]
     found += [_package(name, extra, is_needed=False) for name, extra in OPTIONAL]
-    return [*found, _accelerator()]
+    return [*found, *_accelerator()]
 
 
 def _package(name: str, extra: str, *, is_needed: bool) -> Check:
@@ -55,11 +55,27 @@ def _package(name: str, extra: str, *, is_needed: bool) -> Check:
         return Check(name, f"not installed; pip install 'fedkd{f'[{extra}]' if extra else ''}'", False, is_needed)
 
 
-def _accelerator() -> Check:
+def _accelerator() -> list[Check]:
+    """Whether torch sees GPUs, and each of those that are visible to it."""
     try:
         import torch
     except ImportError as error:
-        return Check("accelerator", f"torch does not import: {error}", False)
-    if torch.cuda.is_available():
-        return Check("accelerator", torch.cuda.get_device_name(0), True, False)
-    return Check("accelerator", "none that torch sees; clients train on the CPU", False, False)
+        return [Check("accelerator", f"torch does not import: {error}", False)]
+    if not torch.cuda.is_available():
+        return [Check("accelerator", "none that torch sees; clients train on the CPU", False, False)]
+    count = torch.cuda.device_count()
+    return [
+        Check(
+            "accelerator",
+            f"{count} GPU{'s' if count > 1 else ''} that torch sees, CUDA {torch.version.cuda}",
+            True,
+            False,
+        ),
+        *(_gpu(number, torch.cuda.get_device_properties(number)) for number in range(count)),
+    ]
+
+
+def _gpu(number: int, gpu: Any) -> Check:
+    """Its name, memory and compute capability."""
+    memory = f"{gpu.total_memory / 2**30:.1f} GiB"
+    return Check(f"gpu {number}", f"{gpu.name}, {memory}, compute capability {gpu.major}.{gpu.minor}", True, False)

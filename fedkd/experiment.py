@@ -30,6 +30,7 @@ from fedkd.methods.schedule import ScheduleConfig
 from fedkd.models.config import ModelConfig
 from fedkd.settings import build_config, coerce, defaults_of, origin_of
 from fedkd.tasks import TASKS
+from fedkd.tasks.calls import PRECISIONS
 from fedkd.types import Flat, Scalar
 
 _T = TypeVar("_T")
@@ -82,12 +83,13 @@ class SelectionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How the simulation runs; changes no number of a run in which every client answers in time."""
+    """How the simulation runs; but for `precision` it changes no number if every client answers in time."""
 
     workers: int = 1  # processes that train clients side by side
     stack: str = "auto"  # train clients of one architecture as one stack: auto (where that was measured faster), always
     # (where it can be done), never
     gpus_per_worker: float = 0.0  # of the Flower engine: GPUs or a share of one; 0 shares out those of this machine
+    precision: str = "float32"  # of forward passes: float32, or bf16 on a GPU (weights and losses stay float32)
     round_timeout_s: float = 3600.0  # later replies count as failures; one local worker cannot be interrupted
     min_good_replies: int = 1  # fewer good replies than this end the run with QuorumError
 
@@ -95,6 +97,7 @@ class EngineConfig:
         check_range("workers", self.workers, low=1)
         check_choice("stack", self.stack, ("auto", "always", "never"))
         check_range("gpus_per_worker", self.gpus_per_worker, low=0.0)
+        check_choice("precision", self.precision, PRECISIONS)
         check_range("round_timeout_s", self.round_timeout_s, above=0.0)
         check_range("min_good_replies", self.min_good_replies, low=1)
 

@@ -94,8 +94,8 @@ def rewind(run: Run) -> None:
 
 def conduct_locally(run: Run, *, listeners: Sequence[Listener] = (), with_report: bool = True) -> Summary:
     """`conduct` over a LocalFleet of the configured size."""
-    settings = run.experiment.engine
-    with LocalFleet(workers=settings.workers, clients_per_node=run.experiment.core.clients_per_node) as fleet:
+    core, workers = run.experiment.core, run.experiment.engine.workers
+    with LocalFleet(workers=workers, clients_per_node=core.clients_per_node, device=core.device) as fleet:
         return conduct(run, fleet, engine="local", listeners=listeners, with_report=with_report)
 
 

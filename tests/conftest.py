@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,14 +21,25 @@ settings.load_profile("suite")
 LOOPBACK = ["127.0.0.1", "::1"]
 
 
+@functools.cache
+def has_gpu() -> bool:
+    """Whether tests marked `gpu` can run."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `e2e` may use loopback sockets and run one after the other in one process.
+    """Tests marked `gpu` are skipped where there is none. Those marked `e2e` may use loopback sockets and run one after
+    the other in one process.
 
     All others have no sockets but Unix ones (`--disable-socket` in pyproject.toml). Neither rule reaches the
     processes that a test starts.
     """
     for item in items:
+        if item.get_closest_marker("gpu") and not has_gpu():
+            item.add_marker(pytest.mark.skip(reason="torch sees no GPU"))
         if item.get_closest_marker("e2e"):
             item.add_marker(pytest.mark.allow_hosts(LOOPBACK))
             item.add_marker(pytest.mark.xdist_group("flower"))

@@ -121,8 +121,8 @@ def watch(chosen: Experiment, out: Path, **watching: Any) -> WatchedFleet:
 
 def watch_run(run: Run, **watching: Any) -> WatchedFleet:
     """Conduct a run over a watched local fleet."""
-    settings = run.experiment.engine
-    with LocalFleet(workers=settings.workers, clients_per_node=run.experiment.core.clients_per_node) as inner:
+    core, workers = run.experiment.core, run.experiment.engine.workers
+    with LocalFleet(workers=workers, clients_per_node=core.clients_per_node, device=core.device) as inner:
         fleet = WatchedFleet(inner, **watching)
         conduct(run, fleet, engine="local")
     return fleet

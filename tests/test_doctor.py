@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import PackageNotFoundError, version
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,10 +34,20 @@ def test_what_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
     assert "pip install 'fedkd'" in found["torch"].text
 
 
-@pytest.mark.parametrize("has_gpu", [True, False])
-def test_the_accelerator_is_named_and_never_needed(has_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
+def test_without_a_gpu_the_cpu_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     check = next(check for check in doctor.examine() if check.name == "accelerator")
-    assert (check.is_ok, check.is_needed) == (has_gpu, False)
-    assert ("a GPU" in check.text) is has_gpu
+    assert (check.is_ok, check.is_needed) == (False, False)
+    assert "CPU" in check.text
+
+
+def test_every_gpu_is_told_with_memory_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(name="a GPU", total_memory=24 * 2**30, major=8, minor=9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: gpu)
+    found = {check.name: check for check in doctor.examine()}
+    assert found["accelerator"].text.startswith("2 GPUs")
+    for name in ("gpu 0", "gpu 1"):
+        assert found[name].text == "a GPU, 24.0 GiB, compute capability 8.9"
+        assert not found[name].is_needed

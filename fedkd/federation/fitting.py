@@ -76,9 +76,11 @@ def fit_together(workspace: Workspace, visits: Mapping[int, Visit]) -> dict[int,
 
 def _size(workspace: Workspace, architecture: str) -> int:
     """How many clients of an architecture to train side by side; 1 where each trains by `fit`."""
-    if workspace.trainer.lesson is None:
+    engine = workspace.experiment.engine
+    # The twins of a stack take their steps inside their own backward passes, in the precision of the weights.
+    if workspace.trainer.lesson is None or engine.precision != "float32":
         return 1
-    return workspace.pool.stack_size(architecture, mode=workspace.experiment.engine.stack)
+    return workspace.pool.stack_size(architecture, mode=engine.stack)
 
 
 def fit_alone(workspace: Workspace, visit: Visit) -> Fitted:

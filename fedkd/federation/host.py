@@ -35,6 +35,7 @@ from fedkd.federation.store import SETUP, StateRef, round_folder
 from fedkd.federation.wire import Bundle, Parcel, pack, travels, unpack
 from fedkd.federation.workspace import Node, Workspace
 from fedkd.rows import Rows
+from fedkd.tasks.calls import precision
 from fedkd.version import __version__
 
 STATE = "state"  # slot of what a trainer keeps between rounds
@@ -159,8 +160,10 @@ class ClientHost:
         is_written = self.write_through or request.durable
         states: dict[int, _New] = {}
         parcels: dict[int, Parcel] = {}
-        for group in groups(workspace, [client_id for client_id in sorted(clients) if client_id not in request.idle]):
-            self._visit(workspace, request, group, states, parcels, is_written=is_written)
+        asked = [client_id for client_id in sorted(clients) if client_id not in request.idle]
+        with precision(workspace.experiment.engine.precision):
+            for group in groups(workspace, asked):
+                self._visit(workspace, request, group, states, parcels, is_written=is_written)
         parcels |= {client_id: Parcel({IDLE: True}) for client_id in sorted(request.idle)}
         if is_written:
             self._add_unwritten(request, states, parcels)

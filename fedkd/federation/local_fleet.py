@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import final
 
 from fedkd.federation.fleet import CohortReply, Fleet, deal, failed_cohort, read_reply
+from fedkd.federation.gpus import gpu_environment, visible_gpus
 from fedkd.federation.host import ClientHost
 from fedkd.federation.messages import Request
 from fedkd.federation.wire import Bundle, Parcel, pack, unpack
@@ -18,9 +20,13 @@ from fedkd.threads import one_torch_thread
 
 @final
 class LocalFleet(Fleet):
-    """One worker: everything happens here. More workers: child processes, each with cohorts of its own."""
+    """One worker: everything happens here. More workers: child processes, each with cohorts of its own.
 
-    def __init__(self, *, workers: int = 1, clients_per_node: int = 0) -> None:
+    Args:
+        device: where clients train; unless that is the CPU, children share the visible GPUs out among themselves.
+    """
+
+    def __init__(self, *, workers: int = 1, clients_per_node: int = 0, device: str = "auto") -> None:
         self._clients_per_node = clients_per_node
         self._workers = workers
         self._settings = contextlib.ExitStack()
@@ -30,7 +36,8 @@ class LocalFleet(Fleet):
         self._host = ClientHost(write_through=workers > 1)
         self._settings.enter_context(one_torch_thread())  # also beside children: a server model may train here
         if workers > 1:
-            self._children = [Worker.start() for _ in range(workers)]
+            self._environs = [gpu_environment(child, _gpus(device)) for child in range(workers)]
+            self._children = [Worker.start(environ=environ) for environ in self._environs]
             # One thread a child: it sends the child's requests one after another and waits for its replies.
             self._queues = [self._settings.enter_context(ThreadPoolExecutor(max_workers=1)) for _ in range(workers)]
 
@@ -76,7 +83,7 @@ class LocalFleet(Fleet):
         """The child's reply; runs in its thread. A new child takes the place of a dead one and reads the store."""
         if not self._children[child].is_alive:
             self._children[child].stop()
-            self._children[child] = Worker.start()
+            self._children[child] = Worker.start(environ=self._environs[child])
         return self._children[child].ask(common, cohort)
 
     def _abandon(self) -> None:
@@ -88,3 +95,12 @@ class LocalFleet(Fleet):
                 self._children[child].kill()
                 wait([future], timeout=0.1)
         self._pending = []
+
+
+def _gpus(device: str) -> tuple[str, ...]:
+    """The GPUs to share out; torch counts them without starting CUDA in this process."""
+    if device == "cpu":
+        return ()
+    import torch
+
+    return visible_gpus(os.environ, torch.cuda.device_count())

@@ -70,7 +70,7 @@ def preflight(experiment: Experiment) -> Plan:
     _check_quorum(experiment)
     _check_streams(experiment, dataset)
     _check_models(experiment, dataset)
-    _check_device(experiment)
+    device_of(experiment)
     return Plan(dataset, PartitionTable.of(indices))
 
 
@@ -210,8 +210,30 @@ def _lacks_weights(role: ModelRole, experiment: Experiment) -> bool:
     )
 
 
-def _check_device(experiment: Experiment) -> None:
+def device_of(experiment: Experiment) -> str:
+    """Where clients train on this machine: cpu or cuda.
+
+    Raises:
+        ConfigError: the machine has no such device, or the device does not compute as asked.
+    """
     import torch
 
-    if experiment.core.device == "cuda" and not torch.cuda.is_available():
+    wanted, has_gpu = experiment.core.device, torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
         raise ConfigError("device is 'cuda', but torch sees no GPU here; set device = 'auto' or 'cpu'", key="device")
+    device = "cuda" if has_gpu and wanted != "cpu" else "cpu"
+    if experiment.engine.precision != "bf16":
+        return device
+    if device == "cpu":
+        raise ConfigError(
+            "engine.precision is 'bf16', but clients train on the CPU here, where bf16 was measured slower than "
+            "float32 (docs/gpu.md); set engine.precision = 'float32', or train on a GPU",
+            key="engine.precision",
+        )
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ConfigError(
+            f"engine.precision is 'bf16', which {torch.cuda.get_device_name()} does not compute in; set "
+            "engine.precision = 'float32'",
+            key="engine.precision",
+        )
+    return device

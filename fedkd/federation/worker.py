@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, TypeAlias
 
@@ -34,18 +34,22 @@ class Worker:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, module: str = "fedkd.federation.worker") -> Worker:
+    def start(cls, module: str = "fedkd.federation.worker", *, environ: Mapping[str, str] | None = None) -> Worker:
         """A new child that runs `module`, which calls `serve`; it inherits standard error, so that complaints are seen.
 
         It leads a process group: Ctrl-C is the parent's affair, and what a trainer starts can be ended with it.
+
+        Args:
+            environ: variables that differ from those here.
         """
+        path = os.pathsep.join(filter(None, sys.path))
         return cls(
             subprocess.Popen(
                 [sys.executable, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 process_group=0,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **(environ or {})},
             )
         )
 

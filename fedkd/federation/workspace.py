@@ -25,7 +25,7 @@ from fedkd.experiment import Experiment
 from fedkd.federation import tree
 from fedkd.federation.mapped import map_arrays
 from fedkd.federation.messages import Job
-from fedkd.federation.preflight import task_of
+from fedkd.federation.preflight import device_of, task_of
 from fedkd.federation.store import SETUP, StateStore
 from fedkd.federation.wire import Parcel, save_arrays
 from fedkd.files import write_atomic
@@ -101,12 +101,7 @@ class Workspace:
     @functools.cached_property
     def device(self) -> str:
         """Where this worker trains."""
-        import torch
-
-        wanted = self.experiment.core.device
-        if wanted != "auto":
-            return wanted
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return device_of(self.experiment)
 
     @functools.cached_property
     def pool(self) -> ModelPool:

@@ -16,6 +16,7 @@ from fedkd.functional.losses import masked_mean
 from fedkd.methods.base import Context
 from fedkd.methods.taught import Taught
 from fedkd.models.optimizers import make_optimizer
+from fedkd.tasks.resident import sent
 from fedkd.types import Ids, Metrics
 
 Loss: TypeAlias = Callable[[Ids], Tensor]  # the loss on a batch, given positions in its data
@@ -121,8 +122,8 @@ def distil_loss(ctx: Context, model: nn.Module, taught: Taught, rows_loss: RowsL
     def loss(index: Ids) -> Tensor:
         known = taught.batch(index)
         rows = ctx.task.logits(model, ctx.task.batch(samples, known.sample_ids, ctx.device))
-        student = rows[torch.from_numpy(known.sample), torch.from_numpy(known.position)]
-        losses = rows_loss(student, torch.from_numpy(known.values).to(ctx.device))
+        student = rows[sent(known.sample, ctx.device), sent(known.position, ctx.device)]
+        losses = rows_loss(student, sent(known.values, ctx.device))
         return masked_mean(losses, torch.ones_like(losses, dtype=torch.bool))
 
     return loss

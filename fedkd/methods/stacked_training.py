@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedkd.methods.lesson import Learned, Lesson, Material, Term
 from fedkd.models.stacked import Stack
+from fedkd.tasks.resident import residents, sent
 from fedkd.types import Array, Ids, Mask, Metrics
 
 _WINDOW_BYTES = 2**24  # companions gathered ahead, for as many steps as fit
@@ -76,7 +77,7 @@ class _Phase:
                 active -= 1
             stack.begin(active, self._lesson.rate(done + step))
             # One pass for the batches of all kinds: a twin takes its step in the backward pass, so it is due but once.
-            answer = stack.answer(torch.from_numpy(self._inputs(step, active)).to(self._device))
+            answer = stack.answer(self._inputs(step, active))
             answer = answer.view(active, -1, answer.shape[-1])
             parts, start = [], 0
             for feed, sums in zip(self._feeds, self._sums, strict=True):
@@ -88,8 +89,11 @@ class _Phase:
                     self._answers.append(logits.detach())
             stack.step(parts[0] if len(parts) == 1 else torch.stack(parts).sum())
 
-    def _inputs(self, step: int, active: int) -> Array:
-        """Inputs (k * b, ...) of all kinds, client by client, in a buffer that the next step overwrites."""
+    def _inputs(self, step: int, active: int) -> Tensor:
+        """Inputs (k * b, ...) of all kinds, client by client; on the CPU in a buffer that the next step overwrites."""
+        cut = [found for feed in self._feeds if (found := feed.inputs(step, active)) is not None]
+        if len(cut) == len(self._feeds):
+            return (cut[0] if len(cut) == 1 else torch.cat(cut, 1)).flatten(0, 1)
         first = self._feeds[0]
         shape = (active, sum(feed.size for feed in self._feeds), *first.input_shape)
         if self._buffer.shape != shape:
@@ -98,7 +102,7 @@ class _Phase:
         for feed in self._feeds:
             feed.write_inputs(step, self._buffer[:, start : start + feed.size])
             start += feed.size
-        return self._buffer.reshape(-1, *first.input_shape)
+        return sent(self._buffer.reshape(-1, *first.input_shape), self._device)
 
     def means(self, place: int) -> Metrics:
         """The mean losses of a client, absent where it took no step."""
@@ -159,18 +163,19 @@ class _Feed:
         self._ahead = max(1, _WINDOW_BYTES // max(1, row_bytes * self._index[0].size))  # steps
         self._window: dict[str, Tensor] = {}
         self._start = 0
+        self._on_gpu = self._whole()
 
     def batch(self, step: int, active: int) -> _Batch:
         """The batch of the first `active` clients; steps in order."""
         if not self._window or step >= self._start + self._ahead:
             self._start = step
             self._window = self._companions(slice(step, step + self._ahead))
-        keep = None if self.keep is None else torch.from_numpy(self.keep[step, :active])
-        if keep is not None and bool(keep.all()):
-            keep = None
+        keep = None
+        if self.keep is not None and not self.keep[step, :active].all():
+            keep = sent(self.keep[step, :active], self._device)
         return _Batch(
             companions={name: table[step - self._start, :active].flatten(0, 1) for name, table in self._window.items()},
-            keep=None if keep is None else keep.to(self._device),
+            keep=keep,
             clients=active,
         )
 
@@ -184,8 +189,32 @@ class _Feed:
                 table = np.empty((*index.shape, *first.shape[1:]), first.dtype)
                 for i, material in enumerate(self._materials):
                     table[:, i] = material.companions[name][index[:, i]]
-            found[name] = torch.from_numpy(table).to(self._device)
+            found[name] = sent(table, self._device)
         return found
+
+    def _whole(self) -> tuple[Tensor, Tensor] | None:
+        """All inputs of all clients on a GPU, and the positions in them (steps, m, b); None on the CPU.
+
+        None also where they are larger than resident arrays may be: then they are gathered here, step by step.
+        """
+        kept, first = residents(self._device), self._materials[0]
+        arrays = [first.x] if self._is_shared else [each.x for each in self._materials]
+        if kept is None or not kept.fits(sum(x.nbytes for x in arrays)):
+            return None
+        rows, start = self._index.copy(), 0
+        for i, each in enumerate(self._materials):
+            rows[:, i] = start + (rows[:, i] if each.at is None else each.at[rows[:, i]])
+            start += 0 if self._is_shared else len(each.x)
+        parts = [kept.rows(x, slice(0, len(x))) for x in arrays]
+        return parts[0] if len(parts) == 1 else torch.cat(parts), sent(rows, self._device)
+
+    def inputs(self, step: int, active: int) -> Tensor | None:
+        """The inputs (k, b, ...) of the first k clients, where they lie on a GPU."""
+        if self._on_gpu is None:
+            return None
+        table, rows = self._on_gpu
+        found = table.index_select(0, rows[step, :active].flatten())
+        return found.view(active, self.size, *self.input_shape)
 
     def write_inputs(self, step: int, out: Array) -> None:
         """Put the inputs of the first k clients into `out` (k, b, ...)."""

@@ -26,6 +26,7 @@ CELL_SCHEMA = 1
 CELLS = "cells"  # the folder of them
 # Keys that change no number of a run: where files lie, how it is worked off. A cell counts on any machine.
 NEUTRAL = ("engine.", "checkpoint.", "device", "data.root", "proxy.root", "filter.checkpoint")
+PRECISION = "engine.precision"  # the one key of its group that numbers depend on
 _DIGITS = 6  # of the series: as many as a plot or table shows, and a file of tens of kilobytes
 
 
@@ -76,7 +77,9 @@ class CellResult:
 
 def keys_of_numbers(config: Flat) -> Flat:
     """The keys that a run's numbers depend on."""
-    return {key: value for key, value in config.items() if not key.startswith(NEUTRAL)}
+    # Left out where it is the default: it is younger than many cells.
+    narrow = {key: config[key] for key in (PRECISION,) if config.get(key, "float32") != "float32"}
+    return {key: value for key, value in config.items() if not key.startswith(NEUTRAL)} | narrow
 
 
 def cell_of_run(folder: RunFolder, summary: Summary, *, labels: Mapping[str, str], fingerprint: str) -> CellResult:

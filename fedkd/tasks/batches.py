@@ -66,13 +66,22 @@ class DenoiseBatch:
 def tensor_of(array: Array, index: Ids, device: str) -> Tensor:
     """The rows `index` of an array on the device: whole numbers as int64, which embeddings and losses take.
 
-    Where `index` is a range, as in a prediction, it is the array's own memory: not to be written to.
+    Where `index` is a range, as in a prediction, it is the array's own memory: not to be written to. A GPU may keep a
+    copy of the array (fedkd.tasks.resident).
     """
     import torch
 
     is_range = len(index) > 1 and index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all()
-    rows = array[index[0] : index[-1] + 1] if is_range and array.flags.writeable else array[index]
-    tensor = torch.from_numpy(rows).to(device)
+    kept = None
+    if device != "cpu":
+        from fedkd.tasks.resident import residents
+
+        kept = residents(device)
+    if kept is None:
+        rows = array[index[0] : index[-1] + 1] if is_range and array.flags.writeable else array[index]
+        tensor = torch.from_numpy(rows).to(device)
+    else:
+        tensor = kept.rows(array, slice(int(index[0]), int(index[-1]) + 1) if is_range else index)
     return tensor if tensor.is_floating_point() or tensor.dtype == torch.bool else tensor.long()
 
 

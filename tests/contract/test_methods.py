@@ -2,7 +2,9 @@
 
 import dataclasses
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,19 +14,48 @@ from fedkd.lookup import resolve
 from fedkd.methods import METHODS
 from fedkd.methods.soft_targets import SoftTargets
 from fedkd.tasks import TASKS
+from fedkd.tasks.calls import precision
 from fedkd.testing import CHECKS, TOYS, check_local_trainer
-from fedkd.testing.cases import Case
-from fedkd.testing.checks import Check, agrees_with_cpu
+from fedkd.testing.cases import Case, require_finite
+from fedkd.testing.checks import Check, agrees_with_cpu, cpu_and_gpu_agree
 
 pytestmark = [pytest.mark.usefixtures("one_torch_thread")]
 
 PAIRS = [(name, task) for name, path in METHODS.items() for task in sorted(resolve(METHODS, path, what="method").tasks)]
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+ON_A_GPU = [pytest.param(check, marks=pytest.mark.gpu) if check is cpu_and_gpu_agree else check for check in CHECKS]
+
+
+@pytest.mark.parametrize("check", ON_A_GPU, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(("name", "task"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
 def test_contract(name: str, task: str, check: Check) -> None:
     check(Case.of(resolve(METHODS, name, what="method"), TOYS[task]))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(("name", "task"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
+def test_bf16_trains_finite_and_near(name: str, task: str, device: str) -> None:
+    case = Case.of(resolve(METHODS, name, what="method"), TOYS[task]).among(device=device)
+    knowledge, said, state = case.knowledge([0, 1]), [], {}
+    for each in ("float32", "bf16"):
+        with precision(each):
+            state = case.fitted(knowledge)
+            said.append(case.views(case.toy.context(), state, case.toy.rows_of_test()))
+            case.legal(case.speak(state))
+    require_finite(state, "state")
+    assert {tensor.dtype for tensor in tensors_in(state) if tensor.is_floating_point()} <= {torch.float32}
+    for wide, narrow in zip(*said, strict=True):
+        assert narrow.dtype == np.float32
+        assert not np.array_equal(narrow, wide)
+        assert np.abs(narrow - wide).mean() < 0.05 * max(1.0, np.abs(wide).max())
+
+
+def tensors_in(tree: Any) -> list[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    nodes = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return [tensor for node in nodes for tensor in tensors_in(node)]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from fedkd.federation.checkpoint import Checkpoints
+from fedkd.federation.fitting import groups
+from fedkd.federation.messages import Job
 from fedkd.federation.store import StateStore
+from fedkd.federation.workspace import Node, Workspace
 from fedkd.report.folder import RunFolder
 from fedkd.runner import run
 from fedkd.testing.cases import require_close
@@ -62,3 +65,13 @@ def test_side_by_side_is_one_by_one(case: str, tmp_path: Path, caplog: pytest.Lo
         assert second[round_id].get("wire/uplink_bytes") == first[round_id].get("wire/uplink_bytes")
     last = max(first)
     assert second[last]["acc/mean"] == pytest.approx(first[last]["acc/mean"], abs=0.01)
+
+
+@pytest.mark.parametrize(("precision", "sizes"), [("float32", [4]), ("bf16", [1, 1, 1, 1])])
+def test_in_bf16_every_client_trains_alone(
+    precision: str, sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = experiment("edgefd", {"num_clients": 4, "engine.stack": "always", "engine.precision": precision})
+    monkeypatch.setattr(Workspace, "device", "cpu")
+    workspace = Workspace(Job(experiment=chosen.flat(), state_root=str(tmp_path)), Node())
+    assert [len(group) for group in groups(workspace, range(4))] == sizes

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -32,14 +32,15 @@ while (common := _receive(requests)) is not None:
         if what == "babble":
             _send(replies, b"nonsense")
             continue
-    _send(replies, pack(Bundle("round", Parcel({"pid": os.getpid()}), {i: Parcel({"i": i}) for i in clients})))
+    said = {"pid": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    _send(replies, pack(Bundle("round", Parcel(said), {i: Parcel({"i": i}) for i in clients})))
 """
 
 
-def start_standin() -> Worker:
+def start_standin(environ: Mapping[str, str]) -> Worker:
     pipe = subprocess.PIPE
     path = os.pathsep.join(filter(None, sys.path))
-    env = {**os.environ, "PYTHONPATH": path}
+    env = {**os.environ, "PYTHONPATH": path, **environ}
     return Worker(subprocess.Popen([sys.executable, "-c", CHILD], stdin=pipe, stdout=pipe, env=env, process_group=0))
 
 
@@ -48,8 +49,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
     """Every child that was started; none may be left."""
     every: list[Worker] = []
 
-    def start() -> Worker:
-        every.append(start_standin())
+    def start(*, environ: Mapping[str, str]) -> Worker:
+        every.append(start_standin(environ))
         return every[-1]
 
     monkeypatch.setattr(module.Worker, "start", start)
@@ -80,6 +81,22 @@ def test_children_answer_for_all_clients(started: list[Worker]) -> None:
         assert [list(reply.clients) for reply in replies] == [[i] for i in range(6)]
         pids = [reply.shared.header["pid"] for reply in replies]
         assert pids == [worker.process.pid for worker in started] * 3  # dealt in turn, and stable from round to round
+
+
+def gpus_seen(fleet: LocalFleet) -> list[str | None]:
+    return [reply.shared.header["gpus"] for reply in fleet.broadcast(request(), deadline_s=60)]
+
+
+@pytest.mark.parametrize(("device", "seen"), [("auto", ["GPU-a", "MIG-b", "GPU-a"]), ("cpu", ["GPU-a, MIG-b"] * 3)])
+def test_each_child_sees_one_gpu_and_so_does_who_takes_its_place(
+    started: list[Worker], monkeypatch: pytest.MonkeyPatch, device: str, seen: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, MIG-b")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with LocalFleet(workers=3, device=device) as fleet:
+        assert gpus_seen(fleet) == seen
+        started[1].kill()
+        assert gpus_seen(fleet) == seen
 
 
 @pytest.mark.parametrize("fault", ["die", "babble"])

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from fedkd.compose import compose
 from fedkd.errors import ConfigError, DataError, FedKDError
-from fedkd.federation.preflight import preflight, server_model_builder
+from fedkd.federation.preflight import device_of, preflight, server_model_builder
 from fedkd.methods.base import ModelRole
 from fedkd.methods.soft_targets import SoftTargets
 from fedkd.models.build import build_model
@@ -125,6 +125,26 @@ def test_roles_that_the_client_trains_are_checked_and_copies_are_the_student(mon
 def test_a_gpu_that_is_not_there_is_told() -> None:
     with pytest.raises(ConfigError, match="torch sees no GPU here"):
         preflight(experiment("edgefd", {"device": "cuda"}))
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_bf16_on_the_cpu_is_refused_with_the_reason(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cpu")
+    with pytest.raises(ConfigError, match=r"engine.precision is 'bf16', but .* the CPU .* slower than float32"):
+        preflight(experiment("edgefd", {"device": device, "engine.precision": "bf16"}))
+
+
+def test_bf16_on_a_gpu_that_only_emulates_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = experiment("edgefd", {"engine.precision": "bf16"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "an old GPU")
+    for is_supported in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: is_supported)  # noqa: B023
+        if is_supported:
+            assert device_of(chosen) == "cuda"
+        else:
+            with pytest.raises(ConfigError, match="which an old GPU does not compute in"):
+                device_of(chosen)
 
 
 def test_one_sample_is_enough_where_none_is_given_away() -> None:
