@@ -6,7 +6,6 @@ python docs/build_tables.py --check    # fail where the page is not what the dat
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -14,6 +13,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from bench_plots import write_bench_plots
+from bench_tables import bench_table
 
 from fedkd.errors import DataError
 from fedkd.listing import listing
@@ -29,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "comparisons.md",
+    ROOT / "docs" / "engine.md",
     *sorted((ROOT / "docs" / "methods").glob("*.md")),
 )
 RESULTS = ROOT / "simulations" / "results"
@@ -131,46 +134,13 @@ def methods(_: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def filter_bench(name: str) -> str:
-    """A Markdown table of results/bench_<name>.json, which `fedkd bench filters --json` wrote: widths by filters."""
-    path = RESULTS / f"bench_{name}.json"
-    if not path.exists():
-        return "_Not measured yet._\n"
-    found = json.loads(path.read_text())
-    lines = [
-        "| filter | d | k | fit | score | kept | peak of a process |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for case in found["cases"]:
-        lines.append(
-            f"| `{case['filter']}` | {case['d']} | {case['k'] or '–'} | {_seconds(case['fit_s'])} | "
-            f"{_seconds(case['score_s'])} | {_bytes(case['kept_bytes'])} | {_bytes(case['peak_rss_bytes'])} |"
-        )
-    lines.append("")
-    for each in found["ratios"]:
-        score, fit = each["score"], each["fit"]
-        lines.append(
-            f"* d = {each['d']}, k = {each['k']}: KMeans scores {score['kulsif']:.1f}× faster than KuLSIF in matmul "
-            f"form ({score['kulsif_float32']:.1f}× in float32), keeps {each['kept']:.1f}× less; KuLSIF's fit takes "
-            f"{fit['kulsif']:.2f}× KMeans' time."
-        )
-    machine = found["machine"]
-    lines += [
-        "",
-        f"{found['rows']:,} rows scored, {found['private']:,} private rows, medians of {found['repeats']} interleaved "
-        f"repeats on one thread. {machine['processor']}; numpy {machine['numpy']}, scikit-learn "
-        f"{machine['scikit-learn']}; commit {str(found['commit'])[:9]}. To repeat: `{found['command']}`.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def render(text: str) -> str:
     """The page with every block filled in."""
 
     def made(found: re.Match[str]) -> str:
         if found["kind"] == "figures":
             return figures(found["name"], found["rest"])
-        return {"results": table, "bench": filter_bench, "methods": methods, "compare": comparison}[found["kind"]](
+        return {"results": table, "bench": bench_table, "methods": methods, "compare": comparison}[found["kind"]](
             found["name"]
         )
 
@@ -215,14 +185,6 @@ def _mean(figure: Mapping[str, Any] | None, form: str) -> str:
     return "–" if figure is None else form.format(figure["mean"])
 
 
-def _seconds(value: float | None) -> str:
-    return "–" if value is None else format_seconds(value)
-
-
-def _bytes(value: int | None) -> str:
-    return "–" if value is None else format_bytes(value)
-
-
 if __name__ == "__main__":
     stale = [page for page in PAGES if page.read_text() != render(page.read_text())]
     if "--check" in sys.argv[1:]:
@@ -231,3 +193,4 @@ if __name__ == "__main__":
     for page in stale:
         page.write_text(render(page.read_text()))
         write_sweep_plots(page.read_text())
+        write_bench_plots(page.read_text(), PLOTS)

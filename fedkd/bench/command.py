@@ -123,6 +123,12 @@ def scale(
     plain: Annotated[
         bool, typer.Option("--plain", help="Flower with a node and a message for each client, too; 10 and 100 clients.")
     ] = False,
+    cohort: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, help="Flower with 100 clients and so many of them a node, too. Repeatable.", show_default=False
+        ),
+    ] = None,
     flower: Annotated[bool, typer.Option(help="Both engines, or the local one alone.")] = True,
     clients: Annotated[
         list[int] | None, typer.Option(min=1, help="So many clients; repeatable. \\[default: 10, 100, 1000]")
@@ -140,6 +146,7 @@ def scale(
         rounds=rounds,
         clients=clients or CLIENTS,
         plain=PLAIN_CLIENTS if plain else (),
+        cohorts=cohort or (),
         full=full,
         flower=flower,
         say=lambda text: typer.echo(f"measuring {text}", err=True),

@@ -27,17 +27,20 @@ ALLOWED_S, ALLOWED_SHARE = 0.3, 0.1  # what Flower may add to a round of the loc
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One way to run the experiment. `plain`: a Flower node and a message for each client."""
+    """One way to run the experiment.
+
+    `cohort`: clients of a Flower node and of a message; 1 is Flower's own way, 0 deals them evenly over the workers.
+    """
 
     engine: str
     clients: int
     workers: int = 1
-    plain: bool = False
+    cohort: int = 0
 
     @property
     def name(self) -> str:
         """As the table has it."""
-        return f"{self.engine}{', a node a client' if self.plain else ''}"
+        return f"{self.engine}{f', {self.cohort} a node' if self.cohort else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class Measured:
     """
 
     engine: str
-    plain: bool
+    cohort: int
     clients: int
     workers: int
     round_s: float
@@ -72,12 +75,15 @@ class Measured:
     peak_processes: int
 
 
-def cases(*, clients: Sequence[int], plain: Sequence[int], full: bool, flower: bool) -> list[Case]:
+def cases(
+    *, clients: Sequence[int], plain: Sequence[int], cohorts: Sequence[int], full: bool, flower: bool
+) -> list[Case]:
     """Everything that is measured: the local engine with one worker, and both with two."""
     found = [Case(engine="local", clients=number) for number in (*clients, *((MANY,) if full else ()))]
     for number in clients if flower else ():
         found += [Case(engine=engine, clients=number, workers=2) for engine in ("local", "flower")]
-    return found + [Case(engine="flower", clients=number, workers=2, plain=True) for number in plain]
+    found += [Case(engine="flower", clients=number, workers=2, cohort=1) for number in plain]
+    return found + [Case(engine="flower", clients=REFERENCE, workers=2, cohort=size) for size in cohorts]
 
 
 def measure(
@@ -86,6 +92,7 @@ def measure(
     rounds: int,
     clients: Sequence[int] = CLIENTS,
     plain: Sequence[int] = (),
+    cohorts: Sequence[int] = (),
     full: bool = False,
     flower: bool = True,
     keys: dict[str, Scalar] | None = None,
@@ -99,7 +106,7 @@ def measure(
     experiment = Path(__file__).resolve().parents[2] / EXPERIMENT
     if not experiment.exists():
         raise FedKDError(f"{experiment} is missing; run this benchmark in a checkout")
-    wanted = cases(clients=clients, plain=plain, full=full, flower=flower)
+    wanted = cases(clients=clients, plain=plain, cohorts=cohorts, full=full, flower=flower)
     found: dict[Case, list[dict[str, float]]] = {case: [] for case in wanted}
     for repeat in range(repeats):
         for case in wanted:
@@ -107,6 +114,7 @@ def measure(
             found[case].append(run_once(case, experiment, rounds=rounds, keys=keys or {}))
     measured = [_medians(case, ran) for case, ran in found.items()]
     options = [*(f"--clients {number}" for number in clients if tuple(clients) != CLIENTS)]
+    options += [f"--cohort {size}" for size in cohorts]
     options += ["--full"] * full + ["--plain"] * bool(plain) + ["--no-flower"] * (not flower)
     return {
         **record_of(
@@ -127,7 +135,7 @@ def run_once(case: Case, experiment: Path, *, rounds: int, keys: dict[str, Scala
     """The figures of one run."""
     given: dict[str, Scalar] = {"num_clients": case.clients, "engine.workers": case.workers, "rounds": rounds, **keys}
     given["device"] = "cpu"
-    given["clients_per_node"] = int(case.plain)
+    given["clients_per_node"] = case.cohort
     with tempfile.TemporaryDirectory(prefix="fedkd-bench-") as folder:
         out = Path(folder) / "run"
         chosen = [part for key, value in given.items() for part in ("-c", f"{key}={value}")]
@@ -168,7 +176,7 @@ def flower_adds(measured: Sequence[Measured]) -> list[dict[str, Any]]:
     return [
         {
             "clients": each.clients,
-            "plain": each.plain,
+            "cohort": each.cohort,
             "local_s": local[each.clients].round_s,
             "flower_s": each.round_s,
             "adds_s": each.round_s - local[each.clients].round_s,

@@ -82,7 +82,7 @@ def print_scale(found: dict[str, Any]) -> None:
             (*columns, "up kB", "down kB", "peak MB", "processes"),
             [
                 (
-                    f"{case['engine']}, plain" if case["plain"] else case["engine"],
+                    f"{case['engine']}, {case['cohort']} a node" if case["cohort"] else case["engine"],
                     f"{case['clients']:,}",
                     str(case["workers"]),
                     f"{case['round_s']:.3f}",
@@ -106,7 +106,7 @@ def print_scale(found: dict[str, Any]) -> None:
         growth = found["growth"]
         said.append(f"a client costs {growth['ratio']:.2f}x at {growth['clients']:,} clients as at {growth['against']}")
     for each in found["flower_adds"]:
-        kind = "Flower, a node a client," if each["plain"] else "Flower"
+        kind = f"Flower, {each['cohort']} a node," if each["cohort"] else "Flower"
         verdict = "within" if each["adds_s"] <= each["allowed_s"] else "MORE THAN"
         said.append(
             f"{kind} adds {each['adds_s']:.3f} s to a round of {each['clients']:,} clients: {verdict} "

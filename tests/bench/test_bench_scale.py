@@ -23,10 +23,10 @@ from fedkd.compose import compose
 from fedkd.errors import FedKDError
 
 
-def measured(engine: str, clients: int, round_s: float, *, workers: int = 1, plain: bool = False) -> Measured:
+def measured(engine: str, clients: int, round_s: float, *, workers: int = 1, cohort: int = 0) -> Measured:
     rest = {"overhead_s": 0.1, "first_round_s": 1.0, "before_s": 2.0, "after_s": 3.0}
     sizes = {"uplink_bytes": 4, "downlink_bytes": 5, "header_bytes": 6, "peak_pss_bytes": 7, "peak_processes": 8}
-    case = Case(engine=engine, clients=clients, workers=workers, plain=plain)
+    case = Case(engine=engine, clients=clients, workers=workers, cohort=cohort)
     client_ms = 1e3 * round_s / clients
     return Measured(**asdict(case), round_s=round_s, client_ms=client_ms, **rest, **sizes)  # type: ignore[arg-type]
 
@@ -51,18 +51,19 @@ def test_the_experiment_is_one_that_fedkd_runs(repo_root: Path) -> None:
 
 
 def test_each_size_is_run_on_both_engines() -> None:
-    found = cases(clients=(10, 100), plain=(10,), full=True, flower=True)
-    assert [(case.engine, case.clients, case.workers, case.plain) for case in found] == [
-        ("local", 10, 1, False),
-        ("local", 100, 1, False),
-        ("local", 10_000, 1, False),
-        ("local", 10, 2, False),
-        ("flower", 10, 2, False),
-        ("local", 100, 2, False),
-        ("flower", 100, 2, False),
-        ("flower", 10, 2, True),
+    found = cases(clients=(10, 100), plain=(10,), cohorts=(25,), full=True, flower=True)
+    assert [(case.engine, case.clients, case.workers, case.cohort) for case in found] == [
+        ("local", 10, 1, 0),
+        ("local", 100, 1, 0),
+        ("local", 10_000, 1, 0),
+        ("local", 10, 2, 0),
+        ("flower", 10, 2, 0),
+        ("local", 100, 2, 0),
+        ("flower", 100, 2, 0),
+        ("flower", 10, 2, 1),
+        ("flower", 100, 2, 25),
     ]
-    assert {case.engine for case in cases(clients=(10,), plain=(), full=False, flower=False)} == {"local"}
+    assert {case.engine for case in cases(clients=(10,), plain=(), cohorts=(), full=False, flower=False)} == {"local"}
 
 
 def test_a_run_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,16 +124,16 @@ def test_flower_is_compared_with_as_many_workers() -> None:
         measured("local", 10, 9.0),
         measured("local", 10, 1.0, workers=2),
         measured("flower", 10, 1.3, workers=2),
-        measured("flower", 10, 3.0, workers=2, plain=True),
+        measured("flower", 10, 3.0, workers=2, cohort=1),
     ]
     adds = flower_adds(found)
-    assert [(each["adds_s"], each["plain"]) for each in adds] == [(pytest.approx(0.3), False), (2.0, True)]
+    assert [(each["adds_s"], each["cohort"]) for each in adds] == [(pytest.approx(0.3), 0), (2.0, 1)]
     assert adds[0]["allowed_s"] == pytest.approx(0.4)
 
 
 def test_the_command_prints_a_table_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
     every = [measured("local", 100, 1.0), measured("local", 1000, 12.0), measured("local", 10, 1.0, workers=2)]
-    every += [measured("flower", 10, 3.0, workers=2, plain=True)]
+    every += [measured("flower", 10, 3.0, workers=2, cohort=1)]
     found = {
         "cases": [asdict(each) for each in every],
         "growth": growth(every),
@@ -145,6 +146,6 @@ def test_the_command_prints_a_table_or_json(monkeypatch: pytest.MonkeyPatch) -> 
     said = CliRunner().invoke(app, ["bench", "scale", "--plain", "--clients", "7"], env={"COLUMNS": "200"})
     assert said.exit_code == 0
     assert "a client costs 1.20x at 1,000 clients as at 100" in said.output
-    assert "Flower, a node a client, adds 2.000 s to a round of 10 clients: MORE THAN 0.400 s" in said.output
+    assert "Flower, 1 a node, adds 2.000 s to a round of 10 clients: MORE THAN 0.400 s" in said.output
     assert (given[0]["clients"], given[0]["plain"]) == ([7], (10, 100))
     assert json.loads(CliRunner().invoke(app, ["bench", "scale", "--json"]).stdout) == found

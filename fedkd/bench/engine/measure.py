@@ -47,7 +47,7 @@ class Settings:
         words += [word for case in self.cases for word in ("--case", case)] if list(self.cases) != list(CASES) else []
         words += [word for pair in self.config for word in ("-c", pair)]
         words += [word for pairs in self.variants for word in ("--with", pairs)]
-        words += [word for name, path in self.peers for word in ("--peer", name, str(path))]
+        words += [word for name, _ in self.peers for word in ("--peer", name, "PATH")]  # where yours lies
         return shlex.join(words)
 
 
