@@ -6,15 +6,21 @@ from typing import Any
 
 import pytest
 
+from fedkd.experiment import Experiment
 from fedkd.federation.checkpoint import Checkpoints
 from fedkd.federation.fitting import groups
 from fedkd.federation.messages import Job
 from fedkd.federation.store import StateStore
 from fedkd.federation.workspace import Node, Workspace
+from fedkd.methods import stacked_training
+from fedkd.methods.base import Context, State
+from fedkd.methods.lesson import Lesson
+from fedkd.methods.soft_targets import SoftTargets
 from fedkd.report.folder import RunFolder
-from fedkd.runner import run
+from fedkd.rows import Knowledge
+from fedkd.runner import conduct_locally, start_run
 from fedkd.testing.cases import require_close
-from tests.harness import events, experiment
+from tests.harness import events, experiment, metrics
 
 EVERY = {"schedule.private_steps": 0, "rounds": 2, "model.hidden": 16}
 CASES: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -46,6 +52,11 @@ def states(out: Path) -> dict[int, Any]:
     return {client: store.read(ref, client) for client, ref in progress.refs.items()}
 
 
+def run(chosen: Experiment, out: Path) -> None:
+    """A whole run but for its report."""
+    conduct_locally(start_run(chosen, out), with_report=False)
+
+
 def both(chosen: dict[str, Any], preset: str, tmp_path: Path) -> list[Path]:
     """The same experiment one by one and side by side."""
     for mode in ("never", "always"):
@@ -75,3 +86,43 @@ def test_in_bf16_every_client_trains_alone(
     monkeypatch.setattr(Workspace, "device", "cpu")
     workspace = Workspace(Job(experiment=chosen.flat(), state_root=str(tmp_path)), Node())
     assert [len(group) for group in groups(workspace, range(4))] == sizes
+
+
+@pytest.mark.parametrize("partition", ["strong", "dirichlet"])
+def test_a_client_s_numbers_do_not_depend_on_its_cohort(partition: str, tmp_path: Path) -> None:
+    chosen = {"partition.name": partition, "schedule.private_steps": 0, "rounds": 2, "engine.stack": "always"}
+    for size in (0, 1, 3):
+        run(experiment("edgefd", {**chosen, "clients_per_node": size}), tmp_path / str(size))
+    assert metrics(tmp_path / "1") == metrics(tmp_path / "0")
+    assert metrics(tmp_path / "3") == metrics(tmp_path / "0")
+
+
+def test_a_stack_that_fails_is_trained_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    run(experiment("edgefd", {"engine.stack": "never"}), tmp_path / "never")
+    monkeypatch.setattr(stacked_training, "train_stack", out_of_memory)
+    run(experiment("edgefd", {"engine.stack": "always"}), tmp_path / "always")
+    assert "could not be trained side by side, now one by one: RuntimeError: out of memory" in caplog.text
+    assert metrics(tmp_path / "always") == metrics(tmp_path / "never")
+
+
+def test_a_client_whose_lesson_cannot_be_told_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = SoftTargets.lesson
+
+    def lesson(self: SoftTargets, ctx: Context, state: State, knowledge: Knowledge) -> Lesson | None:
+        if ctx.client_id == 3:
+            raise ValueError("no")
+        return told(self, ctx, state, knowledge)
+
+    run(experiment("edgefd", {"engine.stack": "always"}), tmp_path / "told")
+    monkeypatch.setattr(SoftTargets, "lesson", lesson)
+    run(experiment("edgefd", {"engine.stack": "always"}), tmp_path / "not")
+    found, expected = states(tmp_path / "not"), states(tmp_path / "told")
+    require_close(found[3], expected[3], "client 3, by fit", atol=1e-4, rtol=1e-3)
+    assert events(tmp_path / "not")[0]["replies/failures"] == 0
