@@ -129,11 +129,12 @@ def _send(shares: dict[int, Share], codec: Codec) -> bytes:
     return pack(Bundle(ROUND, Parcel(), {client_id: _parcel(share, codec) for client_id, share in shares.items()}))
 
 
-def _receive(asked: Sequence[int], codec: Codec, expected: Expected, data: bytes) -> Answers:
+def _receive(asked: Sequence[int], codec: Codec, expected: Expected, data: bytes) -> tuple[Answers, list[Share]]:
     """As the coordinator does."""
-    answers = Answers.collect([read_reply(data, asked)], codec=codec, expected=expected)
-    assert len(answers.good) == len(asked), answers.rejected
-    return answers
+    answers = Answers()
+    shares = list(answers.arrivals([read_reply(data, asked)], clients=asked, codec=codec, expected=expected))
+    assert len(shares) == len(asked), answers.rejected
+    return answers, shares
 
 
 def _save(arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import final
 
 import numpy as np
 
 from fedkd.exchange.robust import best, median, trimmed
+from fedkd.exchange.running_mean import RunningMean
 from fedkd.exchange.sparse import combine_supported
-from fedkd.exchange.voices import Combined, as_matrix, heard_weight
+from fedkd.exchange.voices import Combined, as_matrix
 from fedkd.functional.aggregation import log_normalise
 from fedkd.rows import Rows, Share
 
 VOTERS = "voters"  # column: how many clients spoke for the row
 
 
-def masked_mean(spoken: Sequence[Rows]) -> Rows:
+def masked_mean(spoken: Iterable[Rows]) -> Rows:
     """`combine` by the weighted mean: t(i) = sum_c w_c(i) v_c(i) / sum_c w_c(i)."""
     return combine(spoken)
 
 
-def combine(spoken: Sequence[Rows], how: str = "mean", *, num_columns: int | None = None) -> Rows:
+def combine(spoken: Iterable[Rows], how: str = "mean", *, num_columns: int | None = None) -> Rows:
     """Each row over the clients that sent it, ascending by id, with the column `voters`.
 
     An id that nobody sent is absent, never zero. `how`:
@@ -43,26 +45,100 @@ def combine(spoken: Sequence[Rows], how: str = "mean", *, num_columns: int | Non
         spoken: rows of one stream (space, kind, variant) and width, one entry per client; at least one.
         num_columns: of the rows that a support was taken from.
     """
-    voices = [rows for rows in spoken if len(rows)]
-    widths = sorted({rows.values.shape[1] for rows in voices})
-    if len(widths) > 1:
-        raise ValueError(f"rows of {spoken[0].stream} are {widths} columns wide: they cannot be combined")
-    reduce = HOW[how]
-    if voices and voices[0].support is not None:
-        answer, voters = combine_supported(voices, reduce, num_columns=num_columns)
-    else:
-        made = reduce(voices or spoken)
-        values = log_normalise(made.values) if spoken[0].kind == "log_probs" and voices else made.values
-        answer = replace(
-            spoken[0], ids=made.ids, values=values.astype(np.float32), weight=made.weight, columns={}, support=None
-        )
-        voters = made.voters
-    names = sorted(set.intersection(*(set(rows.columns) for rows in voices))) if voices else []
-    columns = {}
-    if names:
-        table = reduce([_table(rows, names) for rows in voices]).values.astype(np.float32)
-        columns = {name: table[:, at] for at, name in enumerate(names)}
-    return replace(answer, columns=columns | {VOTERS: voters.astype(np.float32)})
+    combination = Combination(how, num_columns=num_columns)
+    for rows in spoken:
+        combination.add(rows)
+    return combination.result()
+
+
+@final
+class Combination:
+    """`combine` of rows that come one client after another.
+
+    By the mean nothing is kept of them but sums, unless they have a support; the other rules keep them all.
+    """
+
+    def __init__(self, how: str = "mean", *, num_columns: int | None = None) -> None:
+        self._how = how
+        self._num_columns = num_columns
+        self._stream: Rows | None = None  # no rows, but of the stream
+        self._voices: RunningMean | _Kept | None = None  # from the first client on that says anything
+        self._supported: list[Rows] = []  # rows with a support, which are combined at the end
+        self._columns: dict[str, RunningMean | _Kept] = {}  # those that all clients have
+
+    def add(self, rows: Rows) -> None:
+        """What one more client says; ValueError where it is of another width."""
+        if self._stream is None or self._voices is None:
+            self._stream = rows.where(np.zeros(len(rows), np.bool_))
+        if not len(rows):
+            return
+        widths = sorted({self._stream.values.shape[1], rows.values.shape[1]})
+        if len(widths) > 1:
+            raise ValueError(f"rows of {rows.stream} are {widths} columns wide: they cannot be combined")
+        if self._voices is None:
+            self._voices = self._rule(rows)
+            self._columns = {name: self._rule(_column(rows, name)) for name in sorted(rows.columns)}
+        if rows.support is None:
+            self._voices.add(rows)
+        else:
+            self._supported.append(rows)
+        self._columns = {name: voices for name, voices in self._columns.items() if name in rows.columns}
+        for name, voices in self._columns.items():
+            voices.add(_column(rows, name))
+
+    def result(self) -> Rows:
+        """The rows of all clients as one; ValueError before anybody has spoken, be it to say nothing."""
+        if self._stream is None:
+            raise ValueError("nobody has spoken: there is nothing to combine")
+        if self._voices is None:
+            return replace(self._stream, weight=None, support=None, columns={VOTERS: np.zeros(0, np.float32)})
+        if self._supported:
+            answer, voters = combine_supported(self._supported, HOW[self._how], num_columns=self._num_columns)
+        else:
+            made = self._voices.result()
+            values = log_normalise(made.values) if self._stream.kind == "log_probs" else made.values
+            answer = replace(
+                self._stream,
+                ids=made.ids,
+                values=values.astype(np.float32),
+                weight=made.weight,
+                columns={},
+                support=None,
+            )
+            voters = made.voters
+        columns = {name: voices.result().values[:, 0].astype(np.float32) for name, voices in self._columns.items()}
+        return replace(answer, columns=columns | {VOTERS: voters.astype(np.float32)})
+
+    def _rule(self, rows: Rows) -> RunningMean | _Kept:
+        """What takes rows such as these."""
+        return RunningMean(rows.kind, rows.values.shape[1]) if self._how == "mean" else _Kept(HOW[self._how])
+
+
+@final
+class _Kept:
+    """A rule that needs all voices at once."""
+
+    def __init__(self, reduce: Callable[[Sequence[Rows]], Combined]) -> None:
+        self._reduce = reduce
+        self._spoken: list[Rows] = []
+
+    def add(self, rows: Rows) -> None:
+        self._spoken.append(rows)
+
+    def result(self) -> Combined:
+        return self._reduce(self._spoken)
+
+
+def combine_streams(
+    shares: Iterable[Share], how: str = "mean", *, num_columns: int | None = None
+) -> dict[tuple[str, str, str], Rows]:
+    """Each stream of the shares combined; by the mean, shares are let go one after another."""
+    streams: dict[tuple[str, str, str], Combination] = {}
+    for share in shares:
+        for rows in share.rows:
+            if len(rows):
+                streams.setdefault(rows.stream, Combination(how, num_columns=num_columns)).add(rows)
+    return {stream: combination.result() for stream, combination in streams.items()}
 
 
 def by_stream(shares: Iterable[Share]) -> dict[tuple[str, str, str], list[Rows]]:
@@ -97,29 +173,10 @@ def merge_variants(share: Share, *, num_columns: int | None = None) -> Share:
 
 def _mean(spoken: Sequence[Rows]) -> Combined:
     """The weighted mean of each entry."""
-    first = spoken[0]
-    ids = np.unique(np.concatenate([rows.ids for rows in spoken]))
-    shape = (len(ids), first.values.shape[1])
-    is_weighted = any(rows.weight is not None for rows in spoken)
-    weighted, plain = np.zeros(shape), np.zeros(shape)
-    weights, voters = np.zeros(shape), np.zeros((len(ids), 1))
+    running = RunningMean(spoken[0].kind, spoken[0].values.shape[1])
     for rows in spoken:
-        at = np.searchsorted(ids, rows.ids)  # ids of one client are unique, so += meets each row once
-        plain[at] += rows.values
-        voters[at] += 1
-        if is_weighted:
-            weight = as_matrix(rows.weight, len(rows))
-            weighted[at] += weight * rows.values.astype(np.float64)
-            weights[at] += weight
-    mean = plain / voters
-    if is_weighted:
-        mean = np.divide(weighted, weights, out=mean, where=weights > 0)
-        if first.kind == "probs":
-            total = mean.sum(axis=1, keepdims=True)
-            # Voices that are heard only where they say nothing leave a row of zeros: again the plain mean stands.
-            mean = np.divide(mean, total, out=plain / voters, where=total > 0)
-    heard = heard_weight(weights > 0) if is_weighted and first.kind == "logits" else None
-    return Combined(ids, mean, voters[:, 0], heard)
+        running.add(rows)
+    return running.result()
 
 
 HOW: Mapping[str, Callable[[Sequence[Rows]], Combined]] = {
@@ -130,11 +187,10 @@ HOW: Mapping[str, Callable[[Sequence[Rows]], Combined]] = {
 }
 
 
-def _table(rows: Rows, names: Sequence[str]) -> Rows:
-    """The columns as values of rows of their own, with one weight a row."""
-    values = np.stack([rows.columns[name] for name in names], axis=1)
+def _column(rows: Rows, name: str) -> Rows:
+    """A column as values of rows of their own, with one weight a row."""
     weight = None if rows.weight is None else as_matrix(rows.weight, len(rows)).mean(axis=1)
-    return Rows(space=rows.space, kind="score", ids=rows.ids, values=values, weight=weight)
+    return Rows(space=rows.space, kind="score", ids=rows.ids, values=rows.columns[name][:, None], weight=weight)
 
 
 def _mean_weight(own: Sequence[Rows]) -> np.ndarray | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import numpy as np
 
 from fedkd.checks import check_choice, check_range
-from fedkd.exchange.combine import by_stream, masked_mean
+from fedkd.exchange.combine import combine_streams
 from fedkd.exchange.scheme import ServerContext, ServerScheme, ServerState
 from fedkd.functional.aggregation import entropy_reduction, row_entropy
 from fedkd.functional.batching import batch_starts
@@ -43,6 +43,7 @@ class DsFl(ServerScheme):
     spaces = frozenset({"proxy"})
     kinds = frozenset({"probs"})
     tasks = frozenset({"classification"})  # its own model is trained and judged by one row per sample
+    one_pass = True
 
     def __init__(self, config: DsFlConfig) -> None:
         self.config = config
@@ -57,13 +58,11 @@ class DsFl(ServerScheme):
             torch.manual_seed(int(ctx.rng("server-init").integers(2**62)))
             return {"model": snapshot(ctx.build_model())}
 
-    def step(self, ctx: ServerContext, state: ServerState, shares: Sequence[Share]) -> tuple[ServerState, Knowledge]:
+    def step(self, ctx: ServerContext, state: ServerState, shares: Iterable[Share]) -> tuple[ServerState, Knowledge]:
         """Aggregate the main stream, train the server model on it."""
-        streams = by_stream(shares)
-        spoken = streams.get(("proxy", "probs", ""))
-        if not spoken:
+        mean = combine_streams(shares).get(("proxy", "probs", ""))
+        if mean is None:
             return state, Knowledge()
-        mean = masked_mean(spoken)
         if self.config.aggregation == "era":
             sharp = entropy_reduction(mean.values, temperature=self.config.temperature)
             mean = replace(mean, values=sharp.astype(np.float32))

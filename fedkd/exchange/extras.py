@@ -58,7 +58,7 @@ def record_of(extra: Extra, *, kinds: Iterable[str]) -> Record:
     return cls.from_json(extra.data)
 
 
-def records_of(shares: Sequence[Share], cls: type[R]) -> list[R]:
+def records_of(shares: Iterable[Share], cls: type[R]) -> list[R]:
     """The records of a class that shares bring, in their order; the border has checked them."""
     return [cls.from_json(share.extra.data) for share in shares if share.extra and share.extra.kind == cls.kind]
 

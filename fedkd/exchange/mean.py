@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 from fedkd.checks import check_choice
-from fedkd.exchange.combine import HOW, by_stream, combine, merge_variants
+from fedkd.exchange.combine import HOW, combine_streams, merge_variants
 from fedkd.exchange.extras import Acceptance, extra_of, records_of
 from fedkd.exchange.memory import remembered
 from fedkd.exchange.scheme import ServerContext, ServerScheme, ServerState
@@ -31,7 +31,8 @@ class MeanConfig:
 class MeanScheme(ServerScheme):
     """Row-wise masked mean of each stream; every client gets all aggregated rows.
 
-    Keeps nothing between rounds, unless `memory`: then all rows that were ever spoken for, with their age.
+    Keeps nothing between rounds, unless `memory`: then all rows that were ever spoken for, with their age. Within a
+    round the mean keeps sums alone, the other rules all shares.
     """
 
     Config: ClassVar[type] = MeanConfig
@@ -41,29 +42,31 @@ class MeanScheme(ServerScheme):
 
     def __init__(self, config: MeanConfig) -> None:
         self.config = config
+        self.one_pass = config.how == "mean"
 
     def init(self, ctx: ServerContext) -> ServerState:  # noqa: ARG002 - the contract's arguments
         """Nothing yet."""
         return {}
 
-    def step(self, ctx: ServerContext, state: ServerState, shares: Sequence[Share]) -> tuple[ServerState, Knowledge]:
+    def step(self, ctx: ServerContext, state: ServerState, shares: Iterable[Share]) -> tuple[ServerState, Knowledge]:
         """The combined rows, streams in a fixed order, and the sums of additive records."""
-        if self.config.merge_variants:
-            shares = [merge_variants(share, num_columns=ctx.num_classes) for share in shares]
-        streams = {
-            stream: combine(spoken, self.config.how, num_columns=ctx.num_classes)
-            for stream, spoken in by_stream(shares).items()
-        }
+        counted: list[Acceptance] = []
+
+        def spoken() -> Iterator[Share]:
+            for share in shares:
+                counted.extend(records_of((share,), Acceptance))
+                yield merge_variants(share, num_columns=ctx.num_classes) if self.config.merge_variants else share
+
+        streams = combine_streams(spoken(), self.config.how, num_columns=ctx.num_classes)
         if self.config.memory:
             streams = remembered(streams, state.get("memory", ()))
             state = {"memory": [streams[key].to_tree() for key in sorted(streams)]}
-        knowledge = Knowledge(common=tuple(streams[key] for key in sorted(streams)), extras=_sums(ctx, shares))
+        knowledge = Knowledge(common=tuple(streams[key] for key in sorted(streams)), extras=_sums(ctx, counted))
         return state, knowledge
 
 
-def _sums(ctx: ServerContext, shares: Sequence[Share]) -> tuple[Extra, ...]:
+def _sums(ctx: ServerContext, counted: Sequence[Acceptance]) -> tuple[Extra, ...]:
     """Acceptance counters of all clients as one, told and emitted; nothing where nobody sent any."""
-    counted = records_of(shares, Acceptance)
     if not counted:
         return ()
     total = Acceptance.total(counted)

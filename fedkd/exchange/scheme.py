@@ -42,6 +42,7 @@ class ServerScheme(ABC):
     tasks: ClassVar[frozenset[str] | None] = None  # names of the tasks that it serves; None: every task
     gives: ClassVar[frozenset[str] | None] = None  # kinds of the rows that it answers with; None: those it was given
     extras: ClassVar[frozenset[str]] = frozenset()  # kinds of the records that it takes, see `fedkd.exchange.extras`
+    one_pass: bool = False  # `step` reads `shares` once, in order, so that they need not all be in memory
 
     @abstractmethod
     def init(self, ctx: ServerContext) -> ServerState:
@@ -49,4 +50,8 @@ class ServerScheme(ABC):
 
     @abstractmethod
     def step(self, ctx: ServerContext, state: ServerState, shares: Sequence[Share]) -> tuple[ServerState, Knowledge]:
-        """The next state, and what the clients learn from. `shares` come ordered by client id; some may be empty."""
+        """The next state, and what the clients learn from. `shares` come ordered by client id; some may be empty.
+
+        A scheme that is `one_pass` is given them as an iterator (and says `Iterable[Share]` here): each while the next
+        ones are still on their way. Where too few clients answer, the iterator ends in QuorumError.
+        """

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import numpy as np
 
 from fedkd.checks import check_choice, check_range
-from fedkd.exchange.combine import by_stream, masked_mean
+from fedkd.exchange.combine import Combination
 from fedkd.exchange.scheme import ServerContext, ServerScheme, ServerState
 from fedkd.functional.selection import certain_mask
 from fedkd.metric_names import SELECTED
@@ -39,6 +39,7 @@ class SelectiveFd(ServerScheme):
     spaces = frozenset({"proxy"})
     kinds = frozenset({"probs", "hard"})
     gives = frozenset({"probs"})
+    one_pass = True
 
     def __init__(self, config: SelectiveFdConfig) -> None:
         self.config = config
@@ -47,12 +48,17 @@ class SelectiveFd(ServerScheme):
         """Nothing."""
         return {}
 
-    def step(self, ctx: ServerContext, state: ServerState, shares: Sequence[Share]) -> tuple[ServerState, Knowledge]:
+    def step(self, ctx: ServerContext, state: ServerState, shares: Iterable[Share]) -> tuple[ServerState, Knowledge]:
         """The kept rows of each stream."""
+        streams: dict[tuple[str, str, str], Combination] = {}
+        for share in shares:
+            for rows in share.rows:
+                if len(rows):
+                    soft = one_hot_rows(rows, ctx.num_classes) if rows.kind == "hard" else rows
+                    streams.setdefault(rows.stream, Combination()).add(soft)
         common = []
-        for _, spoken in sorted(by_stream(shares).items()):
-            is_hard = spoken[0].kind == "hard"
-            mean = masked_mean([one_hot_rows(rows, ctx.num_classes) for rows in spoken] if is_hard else spoken)
+        for stream in sorted(streams):
+            is_hard, mean = stream[1] == "hard", streams[stream].result()
             keep = certain_mask(mean.values, form=self.config.selector, threshold=self.config.threshold)
             if not mean.variant:
                 ctx.emit({SELECTED: float(keep.mean())})

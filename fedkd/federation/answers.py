@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from fedkd.federation.fleet import CohortReply
 from fedkd.federation.messages import IDLE, ClientFailure, RoundRequest, RoundResult
 from fedkd.federation.setting import Setting
 from fedkd.federation.store import StateRef
+from fedkd.federation.wire import Parcel
 from fedkd.methods.base import LocalTrainer, streams_of
+from fedkd.rows import Share
 from fedkd.tasks.base import Task
 
 
@@ -24,7 +26,7 @@ from fedkd.tasks.base import Task
 class Answers:
     """The replies of one round, by client id."""
 
-    good: dict[int, RoundResult] = field(default_factory=dict)
+    good: dict[int, RoundResult] = field(default_factory=dict)  # without the rows of their shares
     failures: dict[int, str] = field(default_factory=dict)  # raised, vanished or too late, and why
     rejected: dict[int, str] = field(default_factory=dict)  # answered, but not acceptably, and why
     refs: dict[int, StateRef] = field(default_factory=dict)  # where states lie now
@@ -32,42 +34,72 @@ class Answers:
     header_bytes: int = 0
     peaks: dict[int, int] = field(default_factory=dict)  # process id -> peak memory in bytes
 
-    @classmethod
-    def collect(
-        cls, replies: Iterable[CohortReply], *, codec: Codec, expected: Expected, idle: Collection[int] = ()
-    ) -> Answers:
-        """Read and check replies as they come."""
-        answers = cls()
+    def arrivals(
+        self,
+        replies: Iterable[CohortReply],
+        *,
+        clients: Collection[int],
+        codec: Codec,
+        expected: Expected,
+        idle: Collection[int] = (),
+    ) -> Iterator[Share]:
+        """Read and check replies as they come; good shares by ascending client id, whatever order they come in.
+
+        What is kept here of a share that was passed on has no rows: they need not all be in memory at once.
+
+        Args:
+            clients: who was asked. A share waits until all clients of a lower id have answered, or nobody is left to.
+        """
+        early: dict[int, Share] = {}
+        due = sorted(clients, reverse=True)
         for reply in replies:
-            answers.header_bytes += reply.header_bytes
-            answers.peaks |= reply.peak
+            self.header_bytes += reply.header_bytes
+            self.peaks |= reply.peak
             for client_id, answer in reply.clients.items():
-                if isinstance(answer, ClientFailure) and client_id in idle:
-                    continue  # it was not asked to train: its state lies where it lay
-                if isinstance(answer, ClientFailure):
-                    answers.failures[client_id] = answer.reason
-                    if answer.ref is not None:
-                        answers.refs[client_id] = answer.ref
-                    continue
-                try:
-                    if answer.header.get(IDLE):
-                        if "ref" in answer.header:
-                            answers.refs[client_id] = RoundResult.ref_of(answer)
-                        continue
-                    answers.uplink[client_id] = RoundResult.share_bytes(answer)
-                    answers.refs[client_id] = RoundResult.ref_of(answer)  # it trained, whatever becomes of its share
-                    result = RoundResult.from_parcel(answer, codec)
-                    check_share(result.share, client_id, expected)
-                    _check_tables(result, expected)
-                    answers.good[client_id] = result
-                except BadReplyError as error:
-                    answers.rejected[client_id] = error.reason
-        return answers
+                share = self._read(client_id, answer, codec, expected, idle)
+                if share is not None:
+                    early[client_id] = share
+            while due and self._has_answered(due[-1]):
+                share = early.pop(due.pop(), None)
+                if share is not None:
+                    yield share
+        for client_id in sorted(early):
+            yield early.pop(client_id)
+
+    def _has_answered(self, client_id: int) -> bool:
+        return any(client_id in known for known in (self.good, self.failures, self.rejected))
+
+    def _read(
+        self, client_id: int, answer: Parcel | ClientFailure, codec: Codec, expected: Expected, idle: Collection[int]
+    ) -> Share | None:
+        """Note what one client answered; its share where it is good."""
+        if isinstance(answer, ClientFailure):
+            if client_id in idle:
+                return None  # it was not asked to train: its state lies where it lay
+            self.failures[client_id] = answer.reason
+            if answer.ref is not None:
+                self.refs[client_id] = answer.ref
+            return None
+        try:
+            if answer.header.get(IDLE):
+                if "ref" in answer.header:
+                    self.refs[client_id] = RoundResult.ref_of(answer)
+                return None
+            self.uplink[client_id] = RoundResult.share_bytes(answer)
+            self.refs[client_id] = RoundResult.ref_of(answer)  # it trained, whatever becomes of its share
+            result = RoundResult.from_parcel(answer, codec)
+            check_share(result.share, client_id, expected)
+            _check_tables(result, expected)
+        except BadReplyError as error:
+            self.rejected[client_id] = error.reason
+            return None
+        self.good[client_id] = replace(result, share=replace(result.share, rows=(), extra=None))
+        return result.share
 
     def add_missing(self, clients: Iterable[int], *, reason: str) -> None:
         """Count clients that said nothing at all as failures."""
         for client_id in clients:
-            if not any(client_id in known for known in (self.good, self.failures, self.rejected)):
+            if not self._has_answered(client_id):
                 self.failures[client_id] = reason
 
     def check_quorum(self, round_id: int, need: int) -> None:

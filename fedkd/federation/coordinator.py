@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from fedkd.experiment import Experiment
 from fedkd.federation.answers import Answers, expected_shares
 from fedkd.federation.border import Expected
 from fedkd.federation.checkpoint import Checkpoints, Progress
-from fedkd.federation.diagnostics import acceptance, teaching
+from fedkd.federation.diagnostics import Teaching, acceptance
 from fedkd.federation.emitter import SETUP_ROUND, Emitter
 from fedkd.federation.fleet import Fleet
 from fedkd.federation.host import own_peak_rss
@@ -28,10 +28,10 @@ from fedkd.federation.preflight import Plan, participants_per_round, server_mode
 from fedkd.federation.round_numbers import round_numbers
 from fedkd.federation.set_up import SetUp, clients_of
 from fedkd.federation.setting import Setting
-from fedkd.federation.traffic import selection_numbers
+from fedkd.federation.traffic import SelectionTally
 from fedkd.federation.workspace import Node, Workspace
 from fedkd.filters.selection import SCORE_BINS
-from fedkd.rows import Knowledge
+from fedkd.rows import Knowledge, Share
 from fedkd.streams import stream
 from fedkd.types import Ids
 
@@ -113,7 +113,28 @@ class Coordinator:
         wire = request.to_request(self._here.downlink)
         task = self._here.task
         expected = expected_shares(setting, request, trainer=self._here.trainer, task=task)
-        answers = self._ask(setting, request, wire, expected)
+        answers = Answers()
+        selection = SelectionTally(expected, self._here.uplink)
+        diagnostics = Teaching(
+            setting,
+            self._plan.class_counts,
+            asked=asked,
+            rows_per_sample=task.rows_per_sample,
+            valid=None if setting.proxy is None else task.valid(setting.proxy),
+            has_classes=self._plan.dataset.train.groups is None,
+        )
+        arriving = _Arriving(self._arrivals(setting, request, wire, expected, answers), selection, diagnostics)
+        scheme, knowledge = progress.scheme, Knowledge()
+        emitted: dict[str, Any] = {}
+        aggregating = time.perf_counter()
+        if request.wants_share:
+            context = self._server_context(setting, round_id, emitted)
+            # One that reads them once has said so and takes an iterator; the others get them all.
+            shares = cast(Sequence[Share], arriving) if self._scheme.one_pass else list(arriving)
+            scheme, knowledge = self._scheme.step(context, scheme, shares)
+        seconds_aggregate = time.perf_counter() - aggregating
+        for _ in arriving:  # what the scheme did not ask for still counts
+            pass
         scores = {**progress.scores, **{i: r.score for i, r in answers.good.items() if r.score is not None}}
         told = wire.shared.nbytes + sum(extra.nbytes for extra in request.knowledge.extras)
         numbers = round_numbers(
@@ -124,33 +145,14 @@ class Coordinator:
             num_clients=self._experiment.core.num_clients,
             metric=metric_of(self._experiment)[0],
         )
-        aggregating = time.perf_counter()
-        scheme, knowledge = progress.scheme, Knowledge()
         if request.wants_share:
-            shares = [answers.good[i].share for i in sorted(answers.good)]
-            numbers |= selection_numbers(shares, expected, self._here.uplink)
-            context = self._server_context(setting, round_id, numbers)
-            scheme, knowledge = self._scheme.step(context, scheme, shares)
-            numbers = {
-                **teaching(
-                    setting,
-                    self._plan.class_counts,
-                    shares,
-                    knowledge,
-                    asked=asked,
-                    rows_per_sample=task.rows_per_sample,
-                    valid=None if setting.proxy is None else task.valid(setting.proxy),
-                    has_classes=self._plan.dataset.train.groups is None,
-                ),
-                **numbers,
-            }
-        seconds_aggregate = time.perf_counter() - aggregating
+            numbers = {**diagnostics.numbers(knowledge), **numbers, **selection.numbers(), **emitted}
         self._emitter.emit(round_id, numbers)
         self._emitter.clock(
             round_id,
             {
                 m.SECONDS_TRAIN: sum(result.seconds for result in answers.good.values()),
-                m.SECONDS_AGGREGATE: seconds_aggregate,
+                m.SECONDS_AGGREGATE: max(0.0, seconds_aggregate - arriving.seconds),
                 m.SECONDS_ROUND: time.perf_counter() - started,
                 m.HEADER_BYTES: answers.header_bytes,
                 m.PEAK_RSS_BYTES: sum({os.getpid(): own_peak_rss(), **answers.peaks}.values()),
@@ -204,11 +206,16 @@ class Coordinator:
         size = min(participants_per_round(core), len(ready))
         return sorted(int(i) for i in rng.choice(ready, size=size, replace=False))
 
-    def _ask(self, setting: Setting, request: RoundRequest, wire: Request, expected: Expected) -> Answers:
-        """Send the request and read the replies; QuorumError where too few are good."""
+    def _arrivals(
+        self, setting: Setting, request: RoundRequest, wire: Request, expected: Expected, answers: Answers
+    ) -> Iterator[Share]:
+        """Send the request; good shares as they come. Ends in QuorumError where too few were good."""
         engine = self._experiment.engine
         replies = self._fleet.broadcast(wire, deadline_s=engine.round_timeout_s)
-        answers = Answers.collect(replies, codec=self._here.uplink, expected=expected, idle=request.idle)
+        asked = request.states.keys() - request.idle
+        yield from answers.arrivals(
+            replies, clients=asked, codec=self._here.uplink, expected=expected, idle=request.idle
+        )
         answers.add_missing(
             self._participants(setting, request.round_id, closing=request.closing),
             reason=f"no reply within {engine.round_timeout_s:g} s, or never set up",
@@ -216,7 +223,6 @@ class Coordinator:
         for client_id, reason in sorted((answers.failures | answers.rejected).items()):
             _log.warning("round %d: client %d gave no usable reply: %s", request.round_id, client_id, reason)
         answers.check_quorum(request.round_id, engine.min_good_replies)
-        return answers
 
     def _asked(self, setting: Setting, round_id: int) -> Ids | None:
         """The proxy samples of this round; None for all."""
@@ -240,3 +246,25 @@ class Coordinator:
             rng=lambda name: stream(seed, name, round_id=round_id),
             emit=emitted.update,
         )
+
+
+@final
+class _Arriving:
+    """Shares on their way to the scheme, counted as they pass. `seconds`: how long the scheme waited for them."""
+
+    def __init__(self, shares: Iterator[Share], *tallies: SelectionTally | Teaching) -> None:
+        self._shares = shares
+        self._tallies = tallies
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Share]:
+        while True:
+            started = time.perf_counter()
+            share = next(self._shares, None)
+            if share is not None:
+                for tally in self._tallies:
+                    tally.add(share)
+            self.seconds += time.perf_counter() - started
+            if share is None:
+                return
+            yield share

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -44,47 +43,80 @@ def acceptance(setting: Setting, class_counts: Array | None, num_clients: int) -
     return numbers
 
 
-def teaching(
-    setting: Setting,
-    class_counts: Array | None,
-    shares: Sequence[Share],
-    knowledge: Knowledge,
-    *,
-    asked: Ids | None,
-    rows_per_sample: int,
-    valid: Mask | None = None,
-    has_classes: bool = True,
-) -> dict[str, Any]:
+@final
+class Teaching:
     """Coverage, voters and purity of the main rows in proxy space; accuracy and entropy of what was aggregated.
 
     Args:
+        asked: proxy samples asked for; None for all.
         valid: (p, rows_per_sample) mask of the rows that count; None where all of them do.
         has_classes: what the setting knows of the proxy samples are their classes, not just groups.
     """
-    spoken = [(s.client_id, rows) for s in shares for rows in s.rows if rows.space == "proxy" and not rows.variant]
-    if setting.proxy is None:
-        return {}
-    samples = np.arange(len(setting.proxy)) if asked is None else asked
-    num_asked = max(1, len(samples) * rows_per_sample if valid is None else int(valid[samples].sum()))
-    votes = sum(len(rows) for _, rows in spoken)
-    covered = len(np.unique(np.concatenate([rows.ids for _, rows in spoken]))) if spoken else 0
-    numbers: dict[str, Any] = {m.COVERAGE: covered / num_asked, m.VOTERS: votes / num_asked}
-    taught = next((rows for rows in knowledge.rows("proxy") if not rows.variant), None)
-    if taught is not None and (taught.kind not in {"logits", "probs", "log_probs"} or taught.support is not None):
-        taught = None  # no distribution over classes
-    if taught is not None:
-        numbers[m.TEACHER_ENTROPY] = float(row_entropy(teacher_probs(taught)).mean())
-    if setting.labels is None or rows_per_sample != 1:
+
+    def __init__(
+        self,
+        setting: Setting,
+        class_counts: Array | None,
+        *,
+        asked: Ids | None,
+        rows_per_sample: int,
+        valid: Mask | None = None,
+        has_classes: bool = True,
+    ) -> None:
+        self._setting = setting
+        self._class_counts = class_counts
+        self._rows_per_sample = rows_per_sample
+        self._has_classes = has_classes
+        self._votes, self._pure, self._num_asked = 0, 0, 1
+        self._covered = np.zeros(0, bool)
+        if setting.proxy is not None:
+            samples = np.arange(len(setting.proxy)) if asked is None else asked
+            rows = len(samples) * rows_per_sample if valid is None else int(valid[samples].sum())
+            self._num_asked = max(1, rows)
+            self._covered = np.zeros(len(setting.proxy) * rows_per_sample, bool)
+
+    def add(self, share: Share) -> None:
+        """Count one more share."""
+        if self._setting.proxy is None:
+            return
+        for rows in share.rows:
+            if rows.space == "proxy" and not rows.variant:
+                self._votes += len(rows)
+                self._covered[rows.ids] = True
+                if self._knows_labels and self._class_counts is not None:
+                    self._pure += _pure(rows, share.client_id, self._class_counts, self._labels)
+
+    def numbers(self, knowledge: Knowledge) -> dict[str, Any]:
+        """The figures, once all shares are counted and combined."""
+        if self._setting.proxy is None:
+            return {}
+        numbers: dict[str, Any] = {
+            m.COVERAGE: int(self._covered.sum()) / self._num_asked,
+            m.VOTERS: self._votes / self._num_asked,
+        }
+        taught = next((rows for rows in knowledge.rows("proxy") if not rows.variant), None)
+        if taught is not None and (taught.kind not in {"logits", "probs", "log_probs"} or taught.support is not None):
+            taught = None  # no distribution over classes
+        if taught is not None:
+            numbers[m.TEACHER_ENTROPY] = float(row_entropy(teacher_probs(taught)).mean())
+        if not self._knows_labels:
+            return numbers
+        if self._has_classes and taught is not None:
+            heard = heard_columns(taught)
+            scored = taught.values if heard is None else np.where(heard, taught.values, -np.inf)
+            numbers[m.TEACHER_ACC] = float((scored.argmax(axis=1) == self._labels[taught.ids]).mean())
+        if self._class_counts is not None and self._votes:
+            numbers[m.PURITY] = self._pure / self._votes
         return numbers
-    if has_classes and taught is not None:
-        heard = heard_columns(taught)
-        scored = taught.values if heard is None else np.where(heard, taught.values, -np.inf)
-        numbers[m.TEACHER_ACC] = float((scored.argmax(axis=1) == setting.labels[taught.ids]).mean())
-    if class_counts is not None and votes:
-        numbers[m.PURITY] = (
-            sum(_pure(rows, client_id, class_counts, setting.labels) for client_id, rows in spoken) / votes
-        )
-    return numbers
+
+    @property
+    def _knows_labels(self) -> bool:
+        return self._setting.labels is not None and self._rows_per_sample == 1
+
+    @property
+    def _labels(self) -> Array:
+        assert self._setting.labels is not None
+        return self._setting.labels
 
 
 def _pure(rows: Rows, client_id: int, class_counts: Array, labels: Array) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -14,26 +12,44 @@ from fedkd.federation.border import Expected
 from fedkd.rows import Rows, Share, Stream, stream_of
 
 
-def selection_numbers(shares: Iterable[Share], expected: Expected, codec: Codec) -> dict[str, Any]:
+@final
+class SelectionTally:
     """Rows of the shares, and the bytes that the same shares would have taken without any selection.
 
     The whole share of a client has all rows that were asked for in each of the trainer's streams but excerpts, in as
     many variants as it spoke with, without weights (which are part of a selection), and its record. Outside proxy space
     it has a row for each possible id, or those that were sent where ids have no limit.
     """
-    selected, unselected = 0, 0
-    for share in shares:
-        selected += sum(len(rows) for rows in share.rows)
-        unselected += 0 if share.extra is None else share.extra.nbytes
-        sets: Counter[Stream | None] = Counter(stream_of(rows, expected.streams) for rows in share.rows)
-        for stream in (each for each in expected.streams if not each.is_excerpt):
-            size, largest = _whole(stream, expected)
+
+    def __init__(self, expected: Expected, codec: Codec) -> None:
+        self._expected = expected
+        self._codec = codec
+        self._selected, self._unselected = 0, 0
+        self._known: dict[tuple[Stream, int, int], int] = {}  # bytes of so many rows of a stream
+        whole = [(stream, _whole(stream, expected)) for stream in expected.streams if not stream.is_excerpt]
+        self._streams = [(stream, *sizes) for stream, sizes in whole]
+
+    def add(self, share: Share) -> None:
+        """Count one more share."""
+        self._selected += sum(len(rows) for rows in share.rows)
+        self._unselected += 0 if share.extra is None else share.extra.nbytes
+        streams = [stream_of(rows, self._expected.streams) for rows in share.rows]
+        for stream, size, largest in self._streams:
             if size is None:
-                sent = [rows for rows in share.rows if stream_of(rows, expected.streams) == stream]
-                unselected += sum(_bytes(stream, codec, len(rows), largest) for rows in sent)
+                sent = [len(rows) for rows, found in zip(share.rows, streams, strict=True) if found == stream]
+                self._unselected += sum(self._bytes(stream, number, largest) for number in sent)
             else:
-                unselected += max(sets[stream], 1) * _bytes(stream, codec, size, largest)
-    return {m.SELECTED_ROWS: selected, m.UNSELECTED_BYTES: unselected}
+                self._unselected += max(streams.count(stream), 1) * self._bytes(stream, size, largest)
+
+    def numbers(self) -> dict[str, Any]:
+        """Both sums."""
+        return {m.SELECTED_ROWS: self._selected, m.UNSELECTED_BYTES: self._unselected}
+
+    def _bytes(self, stream: Stream, size: int, largest: int) -> int:
+        key = (stream, size, largest)
+        if key not in self._known:
+            self._known[key] = _bytes(stream, self._codec, size, largest)
+        return self._known[key]
 
 
 def _whole(stream: Stream, expected: Expected) -> tuple[int | None, int]:

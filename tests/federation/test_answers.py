@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,12 @@ def garbled(client_id: int, change: Callable[[Parcel], object]) -> Parcel:
 
 
 def collect(*replies: CohortReply) -> Answers:
-    return Answers.collect(replies, codec=CODEC, expected=EXPECTED)
+    return read(*replies)[0]
+
+
+def read(*replies: CohortReply, clients: Collection[int] = range(10)) -> tuple[Answers, list[Share]]:
+    answers = Answers()
+    return answers, list(answers.arrivals(replies, clients=clients, codec=CODEC, expected=EXPECTED))
 
 
 def test_replies_are_sorted_into_good_failed_and_rejected() -> None:
@@ -141,9 +147,43 @@ def test_any_array_in_a_reply_is_taken_or_refused(name: str, array: np.ndarray) 
     parcel = answer(1, confusion=np.eye(2, dtype=np.int64))
     parcel.arrays[name] = array
     with np.errstate(over="ignore", invalid="ignore"):  # casts of what no honest client sends
-        answers = collect(CohortReply(Parcel(), {1: parcel}))
+        answers, shares = read(CohortReply(Parcel(), {1: parcel}))
     assert len(answers.good) + len(answers.rejected) == 1
-    for result in answers.good.values():
-        (rows,) = result.share.rows
+    for share in shares:
+        (rows,) = share.rows
         assert np.isfinite(rows.values).all()
         assert len(rows) == len(np.unique(rows.ids))
+
+
+def test_shares_come_by_client_id_whatever_order_they_arrive_in() -> None:
+    """Clients 2 and 3 wait for 0, and 5 for 4, of whom nothing is ever heard."""
+    alive: list[weakref.ref[Share]] = []
+    order: list[tuple[int, int]] = []
+
+    def replies() -> Iterator[CohortReply]:
+        for number, clients in enumerate([(2, 3), (5,), (0, 1)]):
+            yield CohortReply(Parcel(), {client_id: answer(client_id) for client_id in clients})
+            order.append((-1, number))
+
+    answers = Answers()
+    for share in answers.arrivals(replies(), clients=range(6), codec=CODEC, expected=EXPECTED):
+        order.append((share.client_id, sum(each() is not None for each in alive)))
+        alive.append(weakref.ref(share))
+        assert len(share.rows) == 1
+    # At most one is still there when the next one comes: what is kept has no rows.
+    assert [client_id for client_id, _ in order] == [-1, -1, 0, 1, 2, 3, -1, 5]
+    assert all(held <= 1 for client_id, held in order if client_id >= 0)
+    assert [answers.good[i].share.rows for i in sorted(answers.good)] == [()] * 5
+
+
+def test_a_client_that_failed_holds_nobody_up() -> None:
+    seen: list[int] = []
+
+    def replies() -> Iterator[CohortReply]:
+        yield CohortReply(Parcel(), {0: ClientFailure(0, "raised"), 1: answer(1)})
+        seen.append(-1)
+
+    answers = Answers()
+    for share in answers.arrivals(replies(), clients=range(3), codec=CODEC, expected=EXPECTED):
+        seen.append(share.client_id)
+    assert seen == [1, -1]

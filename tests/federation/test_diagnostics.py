@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from fedkd import metric_names as m
 from fedkd.data.base import Samples
-from fedkd.federation.diagnostics import acceptance, teaching
+from fedkd.federation.diagnostics import Teaching, acceptance
 from fedkd.federation.setting import Setting
 from fedkd.rows import Knowledge, Rows, Share
 
@@ -39,6 +40,15 @@ def test_a_class_without_proxy_samples_has_no_rate() -> None:
     assert numbers[m.ACCEPT_BY_CLASS] == [[None, 1.0, None]]
     assert numbers[m.ACCEPT_RATE_OWN] is None
     assert numbers[m.ACCEPT_RATE_FOREIGN] == 1.0
+
+
+def teaching(
+    setting: Setting, counts: Any, shares: Iterable[Share], knowledge: Knowledge, **given: Any
+) -> dict[str, Any]:
+    tally = Teaching(setting, counts, **given)
+    for share in shares:
+        tally.add(share)
+    return tally.numbers(knowledge)
 
 
 def test_without_labels_only_the_rate_is_known() -> None:

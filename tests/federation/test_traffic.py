@@ -10,7 +10,7 @@ from fedkd.exchange.codec import Codec
 from fedkd.exchange.float_codecs import Float16, Float32, FloatConfig
 from fedkd.exchange.int8 import Int8, Int8Config
 from fedkd.federation.border import Expected
-from fedkd.federation.traffic import selection_numbers
+from fedkd.federation.traffic import SelectionTally
 from fedkd.rows import Extra, Rows, Share, Stream
 from tests.contract.toys import rows
 
@@ -24,7 +24,10 @@ def said(*every: Rows, extra: Extra | None = None) -> Share:
 
 
 def unselected(*shares: Share, expected: Expected = EXPECTED, codec: Codec | None = None) -> int:
-    found = selection_numbers(shares, expected, codec or Float32(FloatConfig()))
+    tally = SelectionTally(expected, codec or Float32(FloatConfig()))
+    for share in shares:
+        tally.add(share)
+    found = tally.numbers()
     assert found[m.SELECTED_ROWS] == sum(len(each) for share in shares for each in share.rows)
     bytes_: int = found[m.UNSELECTED_BYTES]
     return bytes_
