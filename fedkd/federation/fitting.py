@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedkd.federation.workspace import Workspace
-from fedkd.methods.base import Context, State
+from fedkd.methods.base import Context, State, tells_its_fit
 from fedkd.rows import Knowledge
 from fedkd.types import Metrics
 
@@ -78,7 +78,7 @@ def _size(workspace: Workspace, architecture: str) -> int:
     """How many clients of an architecture to train side by side; 1 where each trains by `fit`."""
     engine = workspace.experiment.engine
     # The twins of a stack take their steps inside their own backward passes, in the precision of the weights.
-    if workspace.trainer.lesson is None or engine.precision != "float32":
+    if not tells_its_fit(workspace.trainer) or engine.precision != "float32":
         return 1
     return workspace.pool.stack_size(architecture, mode=engine.stack)
 

@@ -128,6 +128,12 @@ class LocalTrainer(ABC):
         """How good the client is on labelled samples, by the metric. Where rows tell, `evaluate_rows` does it all."""
 
 
+def tells_its_fit(trainer: LocalTrainer) -> bool:
+    """Whether its lessons stand for its `fit`: not where a subclass has a `fit` of its own and inherits the lessons."""
+    owners = [next(cls for cls in type(trainer).__mro__ if name in vars(cls)) for name in ("fit", "lesson", "learned")]
+    return trainer.lesson is not None and all(issubclass(owner, owners[0]) for owner in owners[1:])
+
+
 def streams_of(trainer: LocalTrainer, task: Task[Any]) -> tuple[Stream, ...]:
     """What the trainer shares in this task, the main stream first."""
     return default_streams(trainer, task) if trainer.streams is None else trainer.streams(task)

@@ -19,7 +19,7 @@ from fedkd.methods.base import Context, State
 from fedkd.methods.local_training import DISTIL_LOSS, PRIVATE_LOSS, RowsLoss, lr_factor, round_batches
 from fedkd.methods.taught import Taught
 from fedkd.models.optimizers import OptimizerState
-from fedkd.models.stacked import Descent
+from fedkd.models.twins import Descent
 from fedkd.types import Array, Ids, Metrics
 
 Companions: TypeAlias = Mapping[str, Tensor]  # what is known of the samples of a batch, by name

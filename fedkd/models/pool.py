@@ -16,8 +16,9 @@ from fedkd.models.config import ModelConfig
 from fedkd.models.live import Live
 from fedkd.models.roles import ModelRole
 from fedkd.models.spec import ModelSpec
-from fedkd.models.stacked import Descent, Stack
+from fedkd.models.stacked import Stack
 from fedkd.models.stacking import stack_size
+from fedkd.models.twins import Descent
 from fedkd.models.weights import digest_of_files, find_weights, tensors_of
 
 _log = logging.getLogger(__name__)

@@ -356,10 +356,8 @@ def a_lesson_teaches_what_fit_teaches(case: Case) -> None:
         told = [lesson for lesson in lessons if lesson is not None]
         if len({lesson.key for lesson in told}) != 1 or len(told) < len(clients):
             continue
-        stack = contexts[0].models.stack(told[0].descent)
-        for ctx, state, lesson, learned in zip(
-            contexts, states, told, train_stack(stack, told, device=case.toy.device), strict=True
-        ):
+        answers = train_stack(contexts[0].models.stack(told[0].descent), told, device=case.toy.device)
+        for ctx, state, lesson, learned in zip(contexts, states, told, answers, strict=True):
             found, figures = trainer.learned(ctx, state, lesson, learned)
             expected, expected_figures = trainer.fit(ctx, state, knowledge)
             require_close(found, expected, f"client {ctx.client_id}, round {round_id}: the state")

@@ -20,6 +20,7 @@ from fedkd.report.folder import RunFolder
 from fedkd.rows import Knowledge
 from fedkd.runner import conduct_locally, start_run
 from fedkd.testing.cases import require_close
+from fedkd.types import Metrics
 from tests.harness import events, experiment, metrics
 
 EVERY = {"schedule.private_steps": 0, "rounds": 2, "model.hidden": 16}
@@ -126,3 +127,14 @@ def test_a_client_whose_lesson_cannot_be_told_costs_the_others_nothing(
     found, expected = states(tmp_path / "not"), states(tmp_path / "told")
     require_close(found[3], expected[3], "client 3, by fit", atol=1e-4, rtol=1e-3)
     assert events(tmp_path / "not")[0]["replies/failures"] == 0
+
+
+class OwnFit(SoftTargets):  # type: ignore[misc] # nobody should, but somebody will
+    def fit(self, ctx: Context, state: State, knowledge: Knowledge) -> tuple[State, Metrics]:
+        return state, {"own": 1.0}
+
+
+def test_a_subclass_with_a_fit_of_its_own_is_trained_by_it(tmp_path: Path) -> None:
+    name = f"{__name__}:OwnFit"
+    run(experiment("edgefd", {"engine.stack": "always", "method.name": name, "rounds": 1}), tmp_path / "run")
+    assert events(tmp_path / "run")[0]["train/own"] == 1.0

@@ -10,7 +10,8 @@ from torch.nn import functional
 from fedkd.models.build import build_model
 from fedkd.models.config import ModelConfig
 from fedkd.models.spec import ModelSpec
-from fedkd.models.stacked import Descent, Stack, why_not_stackable
+from fedkd.models.stacked import Stack, why_not_stackable
+from fedkd.models.twins import Descent
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
