@@ -46,7 +46,7 @@ class Live:
     def fill(self, weights: Mapping[str, Tensor], *, strict: bool) -> None:
         """Copy `weights` into the module; see `restore` for what is refused."""
         held = self.module.state_dict()
-        if tuple(weights) == self._names and all(held[name].shape == weights[name].shape for name in held):
+        if held and tuple(weights) == self._names and all(held[name].shape == weights[name].shape for name in held):
             # The usual case, without what load_state_dict looks after besides: it took four times as long.
             torch._foreach_copy_(list(held.values()), list(weights.values()))
         else:

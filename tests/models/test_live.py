@@ -1,6 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
+from fedkd.errors import StateError
 from fedkd.models.live import Live
 
 
@@ -37,3 +39,9 @@ def test_a_module_that_lost_a_tensor_is_no_longer_intact() -> None:
     assert live.is_intact
     norm.running_mean = None
     assert not live.is_intact
+
+
+def test_a_module_without_tensors_is_filled_with_none() -> None:
+    Live(nn.Identity()).fill({}, strict=True)
+    with pytest.raises(StateError):
+        Live(nn.Identity()).fill({"weight": torch.zeros(1)}, strict=True)
